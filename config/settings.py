@@ -1,0 +1,197 @@
+"""Every environment variable that the worker reads: name, type, unit, default, sentence.
+
+Read once, in the composition root, after the process has forked. Nothing else reads the environment.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+PREFIX = "MOLECULE_WORKER_"
+
+
+class UnknownSetting(ValueError):
+    """A `MOLECULE_WORKER_*` name that no release knows: a typing error must not pass as a default."""
+
+
+def _default_state_dir() -> Path:
+    """As root below /var/lib, because embedded Postgres widens the modes of every parent folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/molecule-worker")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "molecule-worker"
+
+
+def _default_build_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "molecule" / "workspace-template-build"
+
+
+Seconds = Annotated[float, Field(gt=0)]
+Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
+
+
+class Settings(BaseModel):
+    """The environment, frozen. Fields keep the platform's own names; ours start with MOLECULE_WORKER_."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    # ---- the platform's own names
+    database_url: SecretStr | None = Field(None, alias="DATABASE_URL", description="Postgres, the truth.")
+    redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="The platform's cache, database 0.")
+    celery_broker_url: SecretStr | None = Field(
+        None, alias="CELERY_BROKER_URL", description="Doorbells. Default: database 1 of REDIS_URL."
+    )
+    platform_url: str | None = Field(
+        None, alias="PLATFORM_URL", description="Where workspaces register. Default: the worker's own receiver."
+    )
+    molecule_env: str = Field("development", alias="MOLECULE_ENV", description="`production` refuses to start without a key.")
+    molecule_org_id: str | None = Field(None, alias="MOLECULE_ORG_ID", description="Set on a multi-tenant installation.")
+    secrets_encryption_key: SecretStr | None = Field(
+        None,
+        alias="SECRETS_ENCRYPTION_KEY",
+        description="This installation's static key: base64 of 32 bytes, 32 raw characters, or 64 hex digits.",
+    )
+    image_registry: str | None = Field(
+        None, alias="MOLECULE_IMAGE_REGISTRY", description="Set: images are pulled from this prefix. Unset: built locally."
+    )
+    image_platform: str = Field(
+        "linux/amd64", alias="MOLECULE_IMAGE_PLATFORM", description="Platform of workspace images; set-empty disables the flag."
+    )
+    template_repo_prefix: str = Field(
+        "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
+        alias="MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+        description="Where template repositories live; the runtime's name is appended.",
+    )
+    gitea_token: SecretStr | None = Field(None, alias="MOLECULE_GITEA_TOKEN", description="Reads private template repositories.")
+    build_cache: Path = Field(
+        default_factory=_default_build_cache, alias="MOLECULE_LOCAL_BUILD_CACHE", description="Clones of templates."
+    )
+    build_ceiling_s: Seconds = Field(720, alias="MOLECULE_BUILD_CEILING_S", description="A build may take this long, in seconds.")
+    build_stall_grace_s: Seconds = Field(
+        240, alias="MOLECULE_BUILD_STALL_GRACE_S", description="A build may be silent this long, in seconds."
+    )
+    restart_policy: str = Field(
+        "unless-stopped",
+        alias="MOLECULE_WORKSPACE_RESTART_POLICY",
+        description="no, always, on-failure or unless-stopped; anything else means the default.",
+    )
+    # Kept as text, because a value that is not a positive number means the default and not a refusal.
+    tier2_memory_mb: str = Field("", alias="TIER2_MEMORY_MB", description="Memory of tier 2, MiB. Default 512.")
+    tier2_cpu_shares: str = Field("", alias="TIER2_CPU_SHARES", description="CPU of tier 2, 1024 = one core. Default 1024.")
+    tier3_memory_mb: str = Field("", alias="TIER3_MEMORY_MB", description="Memory of tier 3, MiB. Default 2048.")
+    tier3_cpu_shares: str = Field("", alias="TIER3_CPU_SHARES", description="CPU of tier 3, 1024 = one core. Default 2048.")
+    tier4_memory_mb: str = Field("", alias="TIER4_MEMORY_MB", description="Memory of tier 4, MiB. Default 4096.")
+    tier4_cpu_shares: str = Field("", alias="TIER4_CPU_SHARES", description="CPU of tier 4, 1024 = one core. Default 4096.")
+    backend: Literal["docker", "memory"] = Field("docker", alias="MOLECULE_BACKEND", description="Where workspaces run.")
+
+    # ---- the worker's own
+    state_dir: Path = Field(
+        default_factory=_default_state_dir,
+        alias="MOLECULE_WORKER_STATE_DIR",
+        description="The embedded stack, and the generated key outside production.",
+    )
+    receiver_addr: Address = Field("127.0.0.1:8700", alias="MOLECULE_WORKER_RECEIVER_ADDR", description="Faces workspaces.")
+    admin_addr: Address = Field("127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators.")
+    lease_s: Seconds = Field(3.0, alias="MOLECULE_WORKER_LEASE_S", description="A silent process loses its work after this, seconds.")
+    poll_s: Seconds = Field(1.0, alias="MOLECULE_WORKER_POLL_S", description="How often a worker looks by itself, seconds.")
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, alias="MOLECULE_WORKER_PROCESSES", description="Celery worker processes that `run` supervises."
+    )
+    slots: Annotated[int, Field(ge=1, le=256)] = Field(
+        16, alias="MOLECULE_WORKER_SLOTS", description="Jobs that one worker process drives at once."
+    )
+    log_format: Literal["json", "console"] = Field("json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", alias="MOLECULE_WORKER_LOG_LEVEL", description="Least severe level that is written."
+    )
+    env_passthrough: str = Field(
+        "",
+        alias="MOLECULE_WORKER_ENV_PASSTHROUGH",
+        description="Comma-separated names of host variables that every workspace receives.",
+    )
+    docker_host: str = Field("local", alias="MOLECULE_WORKER_DOCKER_HOST_NAME", description="Name of this Docker daemon in placements.")
+    network: str = Field("molecule-monorepo-net", alias="MOLECULE_WORKER_NETWORK", description="Docker network of workspaces.")
+
+    @field_validator("database_url", "redis_url", "celery_broker_url", "platform_url", "image_registry", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: str | None) -> str | None:
+        """An empty variable is an unset one, because compose files write `FOO=` for "nothing"."""
+        return value or None
+
+    @property
+    def production(self) -> bool:
+        """Trimmed and lower-cased `prod` or `production`, as the platform reads MOLECULE_ENV."""
+        return self.molecule_env.strip().lower() in {"prod", "production"}
+
+    @property
+    def broker_url(self) -> SecretStr | None:
+        """CELERY_BROKER_URL, else database 1 of REDIS_URL, because liveness listens on database 0."""
+        if self.celery_broker_url or not self.redis_url:
+            return self.celery_broker_url
+        base = re.sub(r"/\d*(?=\?|$)", "", self.redis_url.get_secret_value(), count=1)
+        head, mark, query = base.partition("?")
+        return SecretStr(f"{head.rstrip('/')}/1{mark}{query}")
+
+
+def known_names() -> Mapping[str, str]:
+    """Variable name → sentence, for `--help`, the README's table and the refusal below."""
+    return {str(field.alias): str(field.description) for field in Settings.model_fields.values()}
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raise UnknownSetting for a `MOLECULE_WORKER_*` name that is not in the list, naming the nearest that is."""
+    known = [name for name in known_names() if name.startswith(PREFIX)]
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise UnknownSetting(f"read settings: {name} is not known; did you mean {near[0]}?")
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process. Raises UnknownSetting or pydantic's ValidationError (which shows no value)."""
+    source = dict(os.environ if environment is None else environment)
+    refuse_unknown(source)
+    return Settings.model_validate(source)
+
+
+class Runtime(BaseModel):
+    """What `runtimes.toml` says of one runtime."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = None
+    session_volume: bool = False
+    keeps_timeout: bool = False
+    deadline_s: float | None = None
+
+
+class Runtimes(BaseModel):
+    """The allow-list of runtimes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_model: str
+    default_deadline_s: float
+    runtimes: dict[str, Runtime]
+
+    def model_of(self, runtime: str) -> str:
+        """The model that a generated config names."""
+        return self.runtimes[runtime].model or self.default_model
+
+    def deadline_of(self, runtime: str) -> float:
+        """Seconds from start to the agent's own registration."""
+        return self.runtimes[runtime].deadline_s or self.default_deadline_s
+
+
+@cache
+def runtimes() -> Runtimes:
+    """The allow-list that ships with this release."""
+    return Runtimes.model_validate(tomllib.loads((Path(__file__).parent / "runtimes.toml").read_text()))
