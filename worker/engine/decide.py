@@ -85,6 +85,7 @@ def describe(error: WorkerError, now: Situation) -> dict[str, Any]:
         "hint": error.hint,
         "blame": str(error.blame),
         "step": now.steps[now.position].name,
+        **error.detail,
     }
 
 

@@ -42,7 +42,7 @@ def open_raw(url: Secret, *, name: str) -> RawConnection:
     address = parse(url)
     arguments = {**_KEEPALIVE, **address.translate_connect_args(username="user", database="dbname"), **address.query}
     try:
-        connection = psycopg2.connect(**arguments, application_name=f"molecule-worker {name}"[:63])
+        connection: RawConnection = psycopg2.connect(**arguments, application_name=f"molecule-worker {name}"[:63])
     except psycopg2.OperationalError as error:
         raise Unreachable("open database: no answer", hint="is Postgres running, and is DATABASE_URL right?") from error
     connection.autocommit = True
