@@ -16,6 +16,7 @@ from config import celery as knobs
 from config import settings as environment
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
+from worker.assembly import assemble
 from worker.runtime import Runtime
 
 log = structlog.get_logger()
@@ -76,7 +77,7 @@ app.add_defaults(lambda: knobs.conf(environment.load()))
 @signals.worker_init.connect
 def _start(**_: object) -> None:
     app.loader.import_default_modules()
-    app.runtime = Runtime.start(environment.load(), app.kinds)
+    app.runtime = Runtime.start(environment.load(), app.kinds, assemble)
 
 
 @signals.worker_shutting_down.connect

@@ -3,9 +3,9 @@
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Engine
@@ -22,7 +22,6 @@ from worker.store import connect, requests
 from worker.store import kinds as catalogue
 from worker.store.jobs import Claims, Register
 from worker.store.journal import Journal as DatabaseJournal
-from worker.world import World, assemble
 
 log = structlog.get_logger()
 
@@ -42,13 +41,25 @@ def process_name(role: str) -> str:
     return f"{role}@{platform.node() or socket.gethostname()}:{os.getpid()}"
 
 
+class Reach(Protocol):
+    """What the steps of a process can reach; the engine only asks which queues that is good for."""
+
+    def queues(self) -> Sequence[str]:
+        """Queues whose jobs this process can do right now."""
+        ...
+
+
+#: Builds the world of a process: settings, its pool, its identity, and where to leave what must be closed.
+Assemble = Callable[[Settings, Engine, int, ExitStack], Reach]
+
+
 class Runtime:
     """What a worker process owns. `answer` is the doorbell, everything else runs by itself."""
 
     def __init__(
         self,
         engine: Engine,
-        world: World,
+        world: Reach,
         kinds: Mapping[str, Kind],
         lease: Lease,
         intake: Intake,
@@ -66,6 +77,7 @@ class Runtime:
         cls,
         settings: Settings,
         kinds: Mapping[str, Kind],
+        assemble: Assemble,
         *,
         journal_of: Callable[[Journal], Journal] = lambda journal: journal,
         leave: Callable[[], None] = lambda: os._exit(LOST),
@@ -80,8 +92,7 @@ class Runtime:
             if stale:
                 raise Misconfigured(f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate")
             register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
-            world = assemble(settings, engine, process_id=register.process_id)
-            opened.callback(world.close)
+            world = assemble(settings, engine, register.process_id, opened)
             own = DatabaseJournal(url, engine, name=name)
             journal = journal_of(own)
             opened.callback(own.close)
@@ -99,9 +110,9 @@ class Runtime:
             log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
             return cls(engine, world, kinds, lease, intake, opened.pop_all())
 
-    def answer(self, job_id: str) -> None:
-        """Drive this job in the caller's thread if it is due and free."""
-        self._intake.answer(job_id)
+    def answer(self, job_id: str) -> bool:
+        """Drive this job in the caller's thread if it is due and free; whether it was."""
+        return self._intake.answer(job_id)
 
     def enqueue(self, kind: Kind, args: Mapping[str, Any], *, requested_by: str) -> str:
         """Store a job; its id."""
@@ -122,7 +133,7 @@ class Runtime:
 
 
 def _drive_or_leave(
-    job: Claimed, kinds: Mapping[str, Kind], world: World, journal: Journal, lease: Lease, leave: Callable[[], None]
+    job: Claimed, kinds: Mapping[str, Kind], world: Reach, journal: Journal, lease: Lease, leave: Callable[[], None]
 ) -> None:
     """The outermost frame of a job: whatever escapes the drive leaves a row that says `running`, so the process must go."""
     try:

@@ -1,0 +1,1 @@
+"""Puts the world of a worker process together from its settings."""
