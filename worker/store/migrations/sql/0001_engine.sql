@@ -51,8 +51,10 @@ CREATE TABLE worker.placements (
     org          text NOT NULL,
     backend      text NOT NULL,
     host         text NOT NULL,
+    model        text,
     placed_at    timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN worker.placements.model IS 'As asked for at creation: the platform''s workspaces have no column for it. NULL: the runtime''s default.';
 
 CREATE TABLE worker.jobs (
     id                  uuid PRIMARY KEY DEFAULT gen_random_uuid(),
