@@ -106,7 +106,7 @@ class Settings(BaseModel):
         1, alias="MOLECULE_WORKER_PROCESSES", description="Celery worker processes that `run` supervises."
     )
     slots: Annotated[int, Field(ge=1, le=256)] = Field(
-        16, alias="MOLECULE_WORKER_SLOTS", description="Jobs that one worker process drives at once."
+        32, alias="MOLECULE_WORKER_SLOTS", description="Jobs that one worker process drives at once."
     )
     log_format: Literal["json", "console"] = Field("json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

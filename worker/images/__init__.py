@@ -1,0 +1,1 @@
+"""Where a runtime's image comes from."""
