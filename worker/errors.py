@@ -57,9 +57,7 @@ class Retryable(WorkerError):
     code = "retryable"
     blame = Blame.PROVIDER
 
-    def __init__(
-        self, message: str, *, hint: str = "", code: str | None = None, after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str | None = None, after: float | None = None) -> None:
         super().__init__(message, hint=hint, code=code)
         self.after = after
 

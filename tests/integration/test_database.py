@@ -4,7 +4,9 @@ from sqlalchemy.exc import ProgrammingError
 from tests.conftest import Database
 
 
-@pytest.mark.parametrize("statement", ["UPDATE structure_events SET event_type = 'x'", "DELETE FROM structure_events", "TRUNCATE structure_events"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE structure_events SET event_type = 'x'", "DELETE FROM structure_events", "TRUNCATE structure_events"]
+)
 def test_structure_events_refuses_change_in_the_database_itself(database: Database, statement: str) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("INSERT INTO structure_events (event_type) VALUES ('WORKSPACE_PROVISIONING')"))

@@ -10,7 +10,13 @@ from worker.domain import Secret
 from worker.errors import Misconfigured, Unreachable
 
 #: A host that vanished must not keep our locks: libpq notices within about 15 s. Milliseconds and seconds as libpq wants them.
-_KEEPALIVE = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "tcp_user_timeout": "10000", "connect_timeout": "5"}
+_KEEPALIVE = {
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+    "connect_timeout": "5",
+}
 
 
 def parse(url: Secret) -> URL:
@@ -18,7 +24,9 @@ def parse(url: Secret) -> URL:
     try:
         parsed = make_url(url.reveal())
     except ArgumentError as error:
-        raise Misconfigured("read DATABASE_URL: it is not a database URL", hint="postgresql://user:password@host:5432/name") from error
+        raise Misconfigured(
+            "read DATABASE_URL: it is not a database URL", hint="postgresql://user:password@host:5432/name"
+        ) from error
     if not parsed.drivername.startswith("postgres"):
         raise Misconfigured("read DATABASE_URL: it is not a Postgres URL", hint="postgresql://user:password@host:5432/name")
     return parsed.set(drivername="postgresql+psycopg2")

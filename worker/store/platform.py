@@ -36,7 +36,9 @@ def adopt(connection: Connection) -> None:
     if present:
         faults += [f"enum workspace_status lacks the value {value}" for value in WorkspaceStatus if value not in present]
     if faults:
-        raise SchemaMismatch("migrate schema: " + "; ".join(faults), hint="run the platform's own migrations first, then this again")
+        raise SchemaMismatch(
+            "migrate schema: " + "; ".join(faults), hint="run the platform's own migrations first, then this again"
+        )
     if not present:
         labels = ", ".join(f"'{value}'" for value in WorkspaceStatus)
         connection.execute(text(f"CREATE TYPE public.workspace_status AS ENUM ({labels})"))
@@ -70,7 +72,11 @@ def _faults(connection: Connection, table: Table) -> list[str]:
 
 
 def _word(kind: TypeEngine[object]) -> str:
-    return "ENUM" if isinstance(kind, Enum) else kind.__class__.__name__.upper().replace("LARGEBINARY", "BYTEA").replace("STRING", "VARCHAR")
+    return (
+        "ENUM"
+        if isinstance(kind, Enum)
+        else kind.__class__.__name__.upper().replace("LARGEBINARY", "BYTEA").replace("STRING", "VARCHAR")
+    )
 
 
 def _fits(wanted: TypeEngine[object], found: TypeEngine[object]) -> bool:

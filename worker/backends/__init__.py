@@ -1,0 +1,1 @@
+"""Where workspaces run: each backend keeps the promises of `worker.ports.Compute`."""

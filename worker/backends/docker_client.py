@@ -1,0 +1,44 @@
+"""One engine client per thread, because the library's session is not made to be shared and its long reads block."""
+
+import os
+import threading
+from typing import Any, Final
+from weakref import WeakSet
+
+from docker import APIClient
+from docker.utils import kwargs_from_env
+
+#: Seconds without an answer after which one call is given up.
+QUICK_S: Final = 30
+#: Start and removal wait for the kernel and for processes that end slowly.
+SLOW_S: Final = 120
+
+
+class Clients:
+    """Clients of one engine: `base_url`, else what DOCKER_HOST and its companions say, else the local socket."""
+
+    def __init__(self, base_url: str | None = None) -> None:
+        self._options: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env(dict(os.environ)))
+        self._here = threading.local()
+        self._all: WeakSet[APIClient] = WeakSet()
+        self._lock = threading.Lock()
+
+    def get(self, deadline: int = QUICK_S) -> APIClient:
+        """This thread's client, whose calls end within `deadline` seconds. The first call of a thread reaches the engine."""
+        # A forked child must not talk on its parent's connections.
+        if getattr(self._here, "pid", None) != os.getpid():
+            client = APIClient(version="auto", timeout=deadline, **self._options)
+            with self._lock:
+                self._all.add(client)
+            self._here.client, self._here.pid = client, os.getpid()
+        found: APIClient = self._here.client
+        found.timeout = deadline
+        return found
+
+    def close(self) -> None:
+        """Close the connections of every thread; a later call opens new ones."""
+        with self._lock:
+            for client in list(self._all):
+                client.close()
+            self._all.clear()
+        self._here = threading.local()
