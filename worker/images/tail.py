@@ -6,6 +6,7 @@ from threading import Lock
 from worker.images.redact import Redaction
 
 LIMIT = 4 * 1024 * 1024  #: bytes of UTF-8 that are kept
+_MARGIN = 1024  # more than a token is long
 
 
 class Tail:
@@ -17,6 +18,7 @@ class Tail:
         self._lock = Lock()
         self._pieces: deque[str] = deque()
         self._bytes = 0
+        self._cut = False
         self.written = 0  #: bytes ever written: it changes when there is something new
 
     def write(self, text: str) -> None:
@@ -27,15 +29,17 @@ class Tail:
             self._pieces.append(piece)
             self._bytes += size
             self.written += size
-            # One piece more than fits is kept, because the token could be cut in two at the front and pass unseen.
-            while len(self._pieces) > 1 and self._bytes - len(self._pieces[0].encode()) > self._limit:
+            while self._bytes - len(self._pieces[0].encode()) > self._limit + _MARGIN:
                 self._bytes -= len(self._pieces.popleft().encode())
+                self._cut = True
 
     def text(self) -> str:
         """Everything kept, without the token. Redacted as a whole, because a secret may span two writes."""
         with self._lock:
-            whole = "".join(self._pieces)
-        return self._redact(whole).encode()[-self._limit :].decode(errors="ignore")
+            whole = self._redact("".join(self._pieces))
+            # The front may hold the second half of a token, which no redaction would know.
+            kept = whole[_MARGIN:] if self._cut else whole
+        return kept.encode()[-self._limit :].decode(errors="ignore")
 
 
 def _storable(text: str) -> str:
