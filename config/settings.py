@@ -108,6 +108,9 @@ class Settings(BaseModel):
     slots: Annotated[int, Field(ge=1, le=256)] = Field(
         32, alias="MOLECULE_WORKER_SLOTS", description="Jobs that one worker process drives at once."
     )
+    queues: str = Field(
+        "", alias="MOLECULE_WORKER_QUEUES", description="Comma-separated queues to serve. Default: this host's own."
+    )
     log_format: Literal["json", "console"] = Field("json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="MOLECULE_WORKER_LOG_LEVEL", description="Least severe level that is written."

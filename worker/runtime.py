@@ -102,7 +102,12 @@ class Runtime:
             def run(job: Claimed) -> None:
                 _drive_or_leave(job, kinds, world, journal, lease, leave)
 
-            intake = Intake(claims, run, lambda: [DEFAULT_QUEUE, *world.queues()], slots=settings.slots, poll_s=settings.poll_s)
+            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
+
+            def queues() -> list[str]:
+                return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
+
+            intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s)
             lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
             opened.callback(lease.close)
             lease.start()
