@@ -192,7 +192,7 @@ def test_a_forbidden_name_that_another_program_stored_is_not_injected(
     else:
         add_own(connection, workspace, name, b"x", 0)
 
-    with pytest.raises(Misconfigured if scope is Scope.GLOBAL else Refused, match="inject secret"):
+    with pytest.raises(Misconfigured if scope is Scope.GLOBAL else Refused, match="inject variable"):
         secrets.open_all(connection, KEY, workspace)
 
 
@@ -260,17 +260,17 @@ def test_a_deletion_cannot_set_its_tombstone_while_a_secret_is_being_stored(data
 
 
 def test_names_show_scope_and_dates_and_never_a_value(connection: Connection, workspace: WorkspaceId) -> None:
+    secrets.seal_into(connection, KEY, "C", Secret(CANARY))
     secrets.seal_into(connection, KEY, "B", Secret(CANARY))
-    secrets.seal_into(connection, KEY, "A", Secret(CANARY))
-    secrets.seal_into(connection, KEY, "B", Secret(CANARY), workspace)
     secrets.seal_into(connection, KEY, "C", Secret(CANARY), workspace)
+    secrets.seal_into(connection, KEY, "A", Secret(CANARY), workspace)
     blob = connection.execute(select(workspace_secrets.c.encrypted_value)).scalars().first()
     assert blob is not None
 
     listed = secrets.names(connection, workspace)
 
-    assert [(row.name, row.scope) for row in listed] == [("A", Scope.GLOBAL), ("B", Scope.WORKSPACE), ("C", Scope.WORKSPACE)]
-    assert [(row.name, row.scope) for row in secrets.names(connection)] == [("A", Scope.GLOBAL), ("B", Scope.GLOBAL)]
+    assert [(row.name, row.scope) for row in listed] == [("A", Scope.WORKSPACE), ("B", Scope.GLOBAL), ("C", Scope.WORKSPACE)]
+    assert [(row.name, row.scope) for row in secrets.names(connection)] == [("B", Scope.GLOBAL), ("C", Scope.GLOBAL)]
     assert all(row.created_at.tzinfo and row.updated_at.tzinfo for row in listed)
     assert CANARY not in repr(listed)
     assert repr(blob) not in repr(listed)

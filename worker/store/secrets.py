@@ -95,7 +95,7 @@ def _rows(workspace_id: WorkspaceId | None, *columns: str) -> CompoundSelect[Any
     """Global rows, then those of the workspace: one statement, so that both come from one moment."""
     everyone = select(literal(Scope.GLOBAL.value).label("scope"), *(global_secrets.c[name] for name in columns))
     own = select(literal(Scope.WORKSPACE.value).label("scope"), *(workspace_secrets.c[name] for name in columns))
-    return union_all(everyone, own.where(workspace_secrets.c.workspace_id == workspace_id)).order_by("scope", "key")
+    return union_all(everyone, own.where(workspace_secrets.c.workspace_id == workspace_id)).order_by("scope")
 
 
 def _opened(row: Row[Any], key: StaticKey, workspace_id: WorkspaceId) -> Secret:
