@@ -34,7 +34,7 @@ def workspace(connection: Connection) -> WorkspaceId:
     return add_workspace(connection)
 
 
-def add_workspace(connection: Connection, status: str = "provisioning") -> WorkspaceId:
+def add_workspace(connection: Connection, status: str | None = "provisioning") -> WorkspaceId:
     name = WorkspaceId(str(uuid4()))
     connection.execute(insert(workspaces).values(id=name, name="a workspace", status=status))
     return name
@@ -247,6 +247,14 @@ def test_nothing_is_stored_for_a_workspace_that_is_absent_or_removed(connection:
 
     assert caught.value.code == "no_workspace"
     assert connection.execute(select(workspace_secrets)).all() == []
+
+
+def test_a_workspace_without_a_status_is_not_a_removed_one(connection: Connection) -> None:
+    workspace = add_workspace(connection, None)
+
+    secrets.seal_into(connection, KEY, "A", Secret("x"), workspace)
+
+    assert secrets.open_all(connection, KEY, workspace) == {"A": Secret("x")}
 
 
 def test_a_deletion_cannot_set_its_tombstone_while_a_secret_is_being_stored(database: Database) -> None:
