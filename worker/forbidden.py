@@ -59,7 +59,7 @@ def is_name(text: str) -> bool:
 def refuse_name(name: str, scope: Scope) -> None:
     """Raise Refused for a name that may not be stored in that scope. What is no name is not repeated: people paste values."""
     if not is_name(name):
-        raise Refused("store secret: that is not a name of an environment variable", hint=_NAME_HINT, code="bad_name")
+        raise Refused("store secret: the name is not that of an environment variable", hint=_NAME_HINT, code="bad_name")
     if hint := _objection(name, own=scope is Scope.WORKSPACE):
         raise Refused(f"store secret: {name} is forbidden", hint=hint, code="forbidden_name")
 
@@ -69,12 +69,12 @@ def refuse_forbidden(names: Iterable[str], *, own: Collection[str] = ()) -> None
 
     Refused for an own one, Misconfigured for any other, because then the operator has to take it away.
     """
-    for name in sorted(names):
+    for name in names:
         fault = Refused if name in own else Misconfigured
         if not is_name(name):
-            raise fault("inject secret: a stored name is not a name of an environment variable", hint=_NAME_HINT, code="bad_name")
+            raise fault("inject variable: a name is not that of an environment variable", hint=_NAME_HINT, code="bad_name")
         if hint := _objection(name, own=name in own):
-            raise fault(f"inject secret: {name} is forbidden in a workspace", hint=hint, code="forbidden_name")
+            raise fault(f"inject variable: {name} is forbidden in a workspace", hint=hint, code="forbidden_name")
 
 
 def _objection(name: str, *, own: bool) -> str:

@@ -34,7 +34,7 @@ def workspace(connection: Connection) -> WorkspaceId:
     return add_workspace(connection)
 
 
-def add_workspace(connection: Connection, status: str = "provisioning") -> WorkspaceId:
+def add_workspace(connection: Connection, status: str | None = "provisioning") -> WorkspaceId:
     name = WorkspaceId(str(uuid4()))
     connection.execute(insert(workspaces).values(id=name, name="a workspace", status=status))
     return name
@@ -192,7 +192,7 @@ def test_a_forbidden_name_that_another_program_stored_is_not_injected(
     else:
         add_own(connection, workspace, name, b"x", 0)
 
-    with pytest.raises(Misconfigured if scope is Scope.GLOBAL else Refused, match="inject secret"):
+    with pytest.raises(Misconfigured if scope is Scope.GLOBAL else Refused, match="inject variable"):
         secrets.open_all(connection, KEY, workspace)
 
 
@@ -249,6 +249,14 @@ def test_nothing_is_stored_for_a_workspace_that_is_absent_or_removed(connection:
     assert connection.execute(select(workspace_secrets)).all() == []
 
 
+def test_a_workspace_without_a_status_is_not_a_removed_one(connection: Connection) -> None:
+    workspace = add_workspace(connection, None)
+
+    secrets.seal_into(connection, KEY, "A", Secret("x"), workspace)
+
+    assert secrets.open_all(connection, KEY, workspace) == {"A": Secret("x")}
+
+
 def test_a_deletion_cannot_set_its_tombstone_while_a_secret_is_being_stored(database: Database) -> None:
     with database.engine.begin() as first:
         workspace = add_workspace(first)
@@ -260,17 +268,17 @@ def test_a_deletion_cannot_set_its_tombstone_while_a_secret_is_being_stored(data
 
 
 def test_names_show_scope_and_dates_and_never_a_value(connection: Connection, workspace: WorkspaceId) -> None:
+    secrets.seal_into(connection, KEY, "C", Secret(CANARY))
     secrets.seal_into(connection, KEY, "B", Secret(CANARY))
-    secrets.seal_into(connection, KEY, "A", Secret(CANARY))
-    secrets.seal_into(connection, KEY, "B", Secret(CANARY), workspace)
     secrets.seal_into(connection, KEY, "C", Secret(CANARY), workspace)
+    secrets.seal_into(connection, KEY, "A", Secret(CANARY), workspace)
     blob = connection.execute(select(workspace_secrets.c.encrypted_value)).scalars().first()
     assert blob is not None
 
     listed = secrets.names(connection, workspace)
 
-    assert [(row.name, row.scope) for row in listed] == [("A", Scope.GLOBAL), ("B", Scope.WORKSPACE), ("C", Scope.WORKSPACE)]
-    assert [(row.name, row.scope) for row in secrets.names(connection)] == [("A", Scope.GLOBAL), ("B", Scope.GLOBAL)]
+    assert [(row.name, row.scope) for row in listed] == [("A", Scope.WORKSPACE), ("B", Scope.GLOBAL), ("C", Scope.WORKSPACE)]
+    assert [(row.name, row.scope) for row in secrets.names(connection)] == [("B", Scope.GLOBAL), ("C", Scope.GLOBAL)]
     assert all(row.created_at.tzinfo and row.updated_at.tzinfo for row in listed)
     assert CANARY not in repr(listed)
     assert repr(blob) not in repr(listed)

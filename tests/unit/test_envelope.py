@@ -17,7 +17,7 @@ from worker.errors import Tampered, UnknownKey, UnknownVersion, WrongKey
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "secret_blob_v1.json").read_text())
 KEY = StaticKey(bytes(range(32)))
 OTHER = StaticKey(bytes(range(1, 33)))
-quick = settings(deadline=None, max_examples=50, database=None)
+quick = settings(deadline=None, max_examples=30, database=None)
 keys = st.binary(min_size=32, max_size=32).map(StaticKey)
 
 
@@ -37,12 +37,12 @@ def test_the_vectors_hold_blobs_that_begin_with_the_byte_of_the_next_format_and_
     assert any(raw(vector, "plaintext") == b"" for vector in VECTORS)
 
 
-@pytest.mark.parametrize("first", range(256))
-def test_the_first_byte_of_a_blob_decides_nothing(first: int) -> None:
-    nonce = bytes([first]) + b"\x00\xb8" * 5 + b"\x00"
-    blob = nonce + AESGCM(KEY.reveal()).encrypt(nonce, b"value", None)
+def test_the_first_byte_of_a_blob_decides_nothing() -> None:
+    for first in range(256):
+        nonce = bytes([first]) + b"\x00\xb8" * 5 + b"\x00"
+        blob = nonce + AESGCM(KEY.reveal()).encrypt(nonce, b"value", None)
 
-    assert open_sealed(blob, STATIC, KEY) == b"value"
+        assert open_sealed(blob, STATIC, KEY) == b"value"
 
 
 @quick

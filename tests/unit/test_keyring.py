@@ -19,7 +19,7 @@ BYTES = bytes(range(200, 232))
 BASE64 = base64.b64encode(BYTES).decode()
 HEX = BYTES.hex()
 NOWHERE = Path("/nowhere")
-quick = settings(deadline=None, max_examples=100, database=None)
+quick = settings(deadline=None, max_examples=40, database=None)
 
 
 @pytest.mark.parametrize(

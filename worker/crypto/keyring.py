@@ -22,8 +22,6 @@ _HEX: Final = re.compile(r"[0-9a-fA-F]{64}")
 _FORMS: Final = (
     "64 hex digits, or base64 of exactly 32 bytes (`openssl rand -base64 32`), or 32 raw characters; no spaces around it"
 )
-#: A key file longer than this holds no key.
-_FILE_LIMIT: Final = 1024
 
 log = structlog.get_logger()
 
@@ -139,7 +137,7 @@ def _sync_folder(folder: Path) -> None:
 def _kept(path: Path) -> StaticKey:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
-        content = file.read(_FILE_LIMIT)
+        content = file.read()
     if stat.S_IMODE(mode) & 0o077:
         raise Misconfigured("read generated key: others than its owner can read the file", hint=f"chmod 600 {path}")
     key = _spelled(content.decode("utf-8", "surrogateescape"))

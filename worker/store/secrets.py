@@ -95,7 +95,7 @@ def _rows(workspace_id: WorkspaceId | None, *columns: str) -> CompoundSelect[Any
     """Global rows, then those of the workspace: one statement, so that both come from one moment."""
     everyone = select(literal(Scope.GLOBAL.value).label("scope"), *(global_secrets.c[name] for name in columns))
     own = select(literal(Scope.WORKSPACE.value).label("scope"), *(workspace_secrets.c[name] for name in columns))
-    return union_all(everyone, own.where(workspace_secrets.c.workspace_id == workspace_id)).order_by("scope", "key")
+    return union_all(everyone, own.where(workspace_secrets.c.workspace_id == workspace_id)).order_by("scope")
 
 
 def _opened(row: Row[Any], key: StaticKey, workspace_id: WorkspaceId) -> Secret:
@@ -136,7 +136,8 @@ def _payload(value: Secret) -> bytes:
 
 def _refuse_absent(connection: Connection, workspace_id: WorkspaceId) -> None:
     """Share-lock the row until the caller commits, because a deletion must not set its tombstone in between."""
-    living = workspaces.c.status != WorkspaceStatus.REMOVED.value
+    # Also NULL is alive, because the platform's column allows it.
+    living = workspaces.c.status.is_distinct_from(WorkspaceStatus.REMOVED.value)
     query = select(workspaces.c.id).where(workspaces.c.id == workspace_id, living)
     if connection.execute(query.with_for_update(read=True)).first() is None:
         raise Refused("store secret: there is no such workspace", hint="molecule-worker workspaces list", code="no_workspace")
