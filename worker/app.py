@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from celery import Celery, Task, signals
+from celery import Celery, signals
 from kombu.exceptions import OperationalError
 
 from config import celery as knobs
@@ -39,22 +39,12 @@ class WorkerApp(Celery):
     def add_kind(self, kind: Kind) -> None:
         """Put a kind into the catalogue and register its task under the kind's own name."""
         self.kinds[kind.name] = kind
-        self.task(name=kind.name, bind=True, ignore_result=True, base=Doorbell)(_ring)
+        self.task(name=kind.name, bind=True, ignore_result=True)(_ring)
 
 
-class Doorbell(Task):
-    """The task of every kind."""
-
-    @property
-    def kind(self) -> Kind:
-        """The catalogue's entry of the same name."""
-        found: Kind = self.app.kinds[self.name]
-        return found
-
-
-def _ring(self: Doorbell, subject_id: str | None = None, *, job: str | None = None) -> None:
+def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
     """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
-    runtime: Runtime | None = self.app.runtime
+    runtime, kind = app.runtime, app.kinds[self.name]
     if runtime is None:
         log.warning("doorbell without a runtime", kind=self.name)
         return
@@ -65,7 +55,7 @@ def _ring(self: Doorbell, subject_id: str | None = None, *, job: str | None = No
         log.warning("doorbell refused: not a UUID", kind=self.name)
         return
     if job is None:
-        canonical = runtime.enqueue(self.kind, {self.kind.subject_arg: canonical}, requested_by="celery")
+        canonical = runtime.enqueue(kind, {kind.subject_arg: canonical}, requested_by="celery")
     runtime.answer(canonical)
 
 
@@ -92,6 +82,12 @@ def _stop(**_: object) -> None:
         app.runtime.close()
 
 
+def _broker_errors() -> tuple[type[BaseException], ...]:
+    """What the broker's own client raises when it is away: each transport has its own."""
+    errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
+    return (OperationalError, OSError, *errors)
+
+
 class Publisher:
     """Sends doorbells within a budget, and says once when the broker goes away and once when it is back."""
 
@@ -109,7 +105,7 @@ class Publisher:
                 self._connection = app.connection_for_write(transport_options=_BUDGET)
                 self._connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
             app.send_task(ring.kind, kwargs={"job": ring.job_id}, queue=ring.queue, connection=self._connection, retry=False)
-        except (OperationalError, OSError, *app.connection_for_write().connection_errors) as error:
+        except _broker_errors() as error:
             self._away_until = monotonic() + 1.0
             self._connection = None
             if not self._away:

@@ -23,7 +23,7 @@ from worker.images.local import Limits, LocalImages
 from worker.images.registry import RegistryImages
 from worker.images.simulated import SimulatedImages
 from worker.images.source import Mode, resolve
-from worker.ports import Compute, Images
+from worker.ports import Images
 from worker.store import processes
 from worker.store.cache import Cache
 from worker.world import World
@@ -67,7 +67,7 @@ def compute_of(settings: Settings, engine: Engine) -> DockerCompute | MemoryComp
 
     if settings.backend == "memory":
         return MemoryCompute(
-            settings.state_dir / "simulated.json",
+            path=settings.state_dir / "simulated.json",
             installation=installation,
             host=settings.docker_host,
             keeps_sessions=keeps_sessions,
@@ -129,7 +129,7 @@ class Pulse:
 
     def _look(self, *, told: bool | None) -> bool:
         try:
-            self._compute.ping()
+            self._compute.version()
             beating, reason = True, ""
         except WorkerError as error:
             beating, reason = False, error.message

@@ -16,8 +16,15 @@ class Compute(Protocol):
     Raises `Retryable` (or `Unreachable`) when it may pass, `Refused`, `Misconfigured` or `Foreign` when not.
     """
 
-    name: str  #: docker | memory | ec2
-    host: str
+    @property
+    def name(self) -> str:
+        """docker | memory | ec2."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Which of the backend's hosts."""
+        ...
 
     def plan(self, workspace_id: str, runtime: str, tier: int) -> Sequence[Thing]:
         """The things `ensure_storage` and `ensure` will make, by their deterministic names."""

@@ -46,11 +46,32 @@ def test_facts_of_a_step_reach_the_later_ones(database: Database, stage: Stage) 
     remember(database, KIND)
     seen: list[Any] = []
     stage.script["s1"] = lambda _: Done({"digest": "abc"})
-    stage.script["s3"] = lambda passage: seen.append(passage.facts["s1"]) or Done()
+
+    def look(passage: Passage) -> Done:
+        seen.append(passage.facts["s1"])
+        return Done()
+
+    stage.script["s3"] = look
     with process(database, stage, KIND):
         ends(database, ask(database), "succeeded")
 
     assert seen == [{"digest": "abc"}]
+
+
+def test_facts_that_rows_learned_reach_the_later_steps(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    seen: list[Any] = []
+    stage.script["s1"] = lambda _: Done({"own": 1}, rows=lambda _connection: {"learned": 2})
+
+    def look(passage: Passage) -> Done:
+        seen.append(passage.facts["s1"])
+        return Done()
+
+    stage.script["s2"] = look
+    with process(database, stage, KIND):
+        ends(database, ask(database), "succeeded")
+
+    assert seen == [{"own": 1, "learned": 2}]
 
 
 def test_a_fatal_step_undoes_newest_first_itself_included(database: Database, stage: Stage) -> None:

@@ -65,8 +65,8 @@ class DockerCompute:
                 found = self._engine.create_volume(mount["Source"], labels)
                 self._refuse_other("create volume", spec.workspace_id, mount["Source"], found)
 
-    def ensure(self, spec: WorkspaceSpec) -> Handle:
-        """See `Compute.ensure`. Whatever fails after the create, the container is removed again."""
+    def ensure_created(self, spec: WorkspaceSpec) -> str:
+        """See `Compute.ensure_created`. Whatever fails after the create, the container is removed again."""
         _refuse_host_directory(spec)
         network_id = self._network_now()["Id"]
         config = container_config(spec, self._shape, network_id=network_id, sessions=self._keeps_sessions(spec.runtime))
@@ -75,12 +75,26 @@ class DockerCompute:
         container_id = self._engine.create(container_name(spec.workspace_id), config, platform=self._platform)
         try:
             self._put_files(spec, container_id)
+        except BaseException:
+            self._abandon(container_id)
+            raise
+        return container_id
+
+    def ensure_started(self, workspace_id: str) -> Handle:
+        """See `Compute.ensure_started`. A container that cannot be started is removed: nothing half-made stays."""
+        name = container_name(workspace_id)
+        found = self._engine.container(name)
+        if found is None:
+            raise Refused("start container: it is gone", hint="somebody removed it; retry the job", code="container_gone")
+        self._refuse_other("start container", workspace_id, name, _labels(found))
+        container_id = found["Id"]
+        try:
             self._engine.start(container_id)
             url = self._engine.published(container_id)
         except BaseException:
             self._abandon(container_id)
             raise
-        log.info("container started", workspace=spec.workspace_id, container=container_id[:12], host=self.host)
+        log.info("container started", workspace=workspace_id, container=container_id[:12], host=self.host)
         return Handle(container_id, url)
 
     def inspect(self, workspace_id: str) -> Observation:
@@ -166,7 +180,7 @@ class DockerCompute:
         if self._owner(workspace_id, name, labels) not in {Owner.OURS, Owner.NAMELESS}:
             raise names.foreign(action, name)
 
-    # ---- parts of `ensure`
+    # ---- parts of `ensure_created`
 
     def _network_now(self) -> dict[str, Any]:
         return self._engine.network(self._network, self._marks())
@@ -192,7 +206,7 @@ class DockerCompute:
         try:
             self._engine.remove(container_id)
         except WorkerError as error:
-            # The first failure is the one to tell; the next `ensure` or `destroy` removes what bears the name.
+            # The first failure is the one to tell; the next `ensure_created` or `destroy` removes what bears the name.
             log.warning("container left behind", container=container_id[:12], host=self.host, code=error.code)
 
 

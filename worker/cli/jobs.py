@@ -135,7 +135,8 @@ def _aware(at: datetime | None) -> datetime | None:
 
 
 def _why(job: Any) -> str | None:
-    return job["error"]["message"] if job["error"] else job["waiting_for"]
+    why: str | None = job["error"]["message"] if job["error"] else job["waiting_for"]
+    return why
 
 
 def _facts(facts: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from config.settings import Settings
 from worker.cli import context, words
 from worker.crypto import keyring
 from worker.domain import Secret, WorkspaceId
@@ -78,7 +79,7 @@ def from_file(path: Path) -> dict[str, Secret]:
     return found
 
 
-def load_key(own: "context.Settings") -> keyring.StaticKey:
+def load_key(own: Settings) -> keyring.StaticKey:
     """This installation's key."""
     given = own.secrets_encryption_key
     return keyring.load(Secret(given.get_secret_value()) if given else None, own.production, own.state_dir)

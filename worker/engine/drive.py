@@ -6,7 +6,7 @@ between any two lines here: whoever claims the job next starts from what is writ
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Protocol
@@ -60,6 +60,7 @@ class Reply:
 
     stop: str | None
     args: Mapping[str, Any]
+    facts: Facts = field(default_factory=dict)  #: what `rows` learned inside the transaction
 
 
 class Journal(Protocol):
@@ -167,7 +168,7 @@ class _Walk:
         )
 
     def onward(self, move: Move, to: int, reply: Reply) -> "_Walk":
-        stored = {**self.stored, self.name: move.facts} if move.done and self.direction is Direction.FORWARD and move.facts else self.stored
+        learned = {**(move.facts or {}), **reply.facts} if move.done and self.direction is Direction.FORWARD else {}
         return replace(
             self,
             job=replace(self.job, args=reply.args),
@@ -175,7 +176,7 @@ class _Walk:
             direction=move.direction,
             attempt=0,
             entered=monotonic(),
-            stored=stored,
+            stored={**self.stored, self.name: learned} if learned else self.stored,
             stop=reply.stop,
             cancelled=self.cancelled or reply.stop == "cancelled",
             error=move.error or self.error,
@@ -255,9 +256,16 @@ def _superseded(walk: _Walk) -> Move:
 
 def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Journal) -> Reply | None:
     record = _record(walk, decision, result)
-    if isinstance(result, Done) and result.rows is not None:
-        return journal.apply_with(record, result.rows)
-    return journal.apply(record)
+    if not isinstance(result, Done) or result.rows is None:
+        return journal.apply(record)
+    rows = result.rows
+
+    def timed(connection: Any) -> Facts | None:
+        more = rows(connection)
+        record["took_ms"] = walk.elapsed.total_seconds() * 1000  # because the rows are part of the step
+        return more
+
+    return journal.apply_with(record, timed)
 
 
 def _record(walk: _Walk, decision: Decision, result: Result | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ for what several jobs have ready costs a tenth of one statement each, and a sess
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
 from typing import Any
@@ -201,7 +202,7 @@ class Transactions:
                 replies = _replies(answer)
                 if record["job"] not in replies:
                     raise Fenced("apply decision: the subject is held by somebody else")
-                return replies[str(record["job"])]
+                return replace(replies[str(record["job"])], facts=more or {})
         except Fenced:
             # Raised above only to roll back what `rows` wrote.
             return None
@@ -213,13 +214,13 @@ class Transactions:
                 done = connection.execute(
                     text(
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
-                        "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop "
+                        "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts "
                         "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id WHERE s.job_id = :job AND s.direction = :direction "
                         "AND s.position = :position AND s.status = 'done' AND s.fence = :fence"
                     ),
                     {key: record[key] for key in ("job", "direction", "position", "fence")},
                 ).one_or_none()
-            return Reply(done.stop, done.args) if done is not None else self._once(record, rows)
+            return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
         except OperationalError as error:
             raise JournalLost("apply decision: the database did not answer") from error
 
