@@ -18,7 +18,7 @@ class Compute(Protocol):
 
     @property
     def name(self) -> str:
-        """docker | memory | ec2."""
+        """Docker | memory | ec2."""
         ...
 
     @property

@@ -88,9 +88,15 @@ def _parsed(template: str | None) -> dict[str, Any] | None:
     try:
         found = yaml.safe_load(template)
     except yaml.YAMLError as error:
-        raise Refused("read template: its config.yaml is not YAML", hint="mend config.yaml in the template repository", code="bad_template") from error
+        raise Refused(
+            "read template: its config.yaml is not YAML", hint="mend config.yaml in the template repository", code="bad_template"
+        ) from error
     if not isinstance(found, dict):
-        raise Refused("read template: its config.yaml is not a mapping", hint="mend config.yaml in the template repository", code="bad_template")
+        raise Refused(
+            "read template: its config.yaml is not a mapping",
+            hint="mend config.yaml in the template repository",
+            code="bad_template",
+        )
     return found
 
 

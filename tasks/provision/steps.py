@@ -141,7 +141,9 @@ def await_registration(passage: Passage, world: World) -> Done | NotYet:
         return Done({"status": str(workspace.status)})
     seen = world.compute.inspect(workspace.id)
     if seen.presence is Presence.GONE:
-        raise Crashing("await registration: the container is gone", hint="somebody removed it; retry the job", code="container_gone")
+        raise Crashing(
+            "await registration: the container is gone", hint="somebody removed it; retry the job", code="container_gone"
+        )
     if seen.presence is Presence.STOPPED and (seen.restarts >= _CRASHES or seen.reason == "oom"):
         why = "it ran out of memory" if seen.reason == "oom" else f"it keeps exiting with code {seen.exit_code}"
         raise Crashing(f"await registration: {why}", hint=f"molecule-worker workspaces logs {workspace.id}")
@@ -162,7 +164,9 @@ def _id(passage: Passage) -> WorkspaceId:
 def _workspace(connection: Connection, passage: Passage, *, lock: bool = False) -> Workspace:
     workspace = workspaces.get(connection, _id(passage), lock=lock)
     if workspace is None:
-        raise Refused("provision workspace: there is no such workspace", hint="molecule-worker workspaces list", code="no_workspace")
+        raise Refused(
+            "provision workspace: there is no such workspace", hint="molecule-worker workspaces list", code="no_workspace"
+        )
     if workspace.status is WorkspaceStatus.REMOVED:
         raise Refused("provision workspace: it was removed", hint="a removed workspace never comes back", code="removed")
     return workspace
@@ -203,9 +207,7 @@ def _inputs(passage: Passage, world: World) -> tuple[Workspace, str | None, Mapp
 
 
 def _environment(workspace: Workspace, model: str | None, opened: Mapping[str, Secret], world: World) -> dict[str, Secret]:
-    return inputs.environment(
-        workspace, opened, model=model, platform_url=world.platform_url(), passthrough=world.passthrough
-    )
+    return inputs.environment(workspace, opened, model=model, platform_url=world.platform_url(), passthrough=world.passthrough)
 
 
 def _spec(passage: Passage, world: World, *, token: Secret | None) -> WorkspaceSpec:
