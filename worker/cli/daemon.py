@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -88,12 +88,12 @@ def catalogue() -> "Mapping[str, Kind]":
     return app.kinds
 
 
-def supervise(own: Settings, parts: tuple[str, ...]) -> int:
-    """Fork the processes and keep them alive until a signal."""
+def supervise(own: Settings, parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
+    """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
     from config import logs  # noqa: PLC0415
     from worker import daemons  # noqa: PLC0415  because it loads everything the children share
     from worker.assembly import static_key  # noqa: PLC0415
-    from worker.supervisor import Supervisor  # noqa: PLC0415
+    from worker.supervisor import PAUSES, Supervisor  # noqa: PLC0415
 
     logs.set_up(form=own.log_format, level=own.log_level)
     static_key(own)  # before anything starts: production without a usable key must not run for a moment
@@ -103,4 +103,4 @@ def supervise(own: Settings, parts: tuple[str, ...]) -> int:
         mains |= {f"jobs-{n}": daemons.jobs for n in range(1, own.processes + 1)}
     if {"receiver", "clock"} & set(parts):
         mains["singleton"] = lambda: daemons.singleton(receiver="receiver" in parts, clock="clock" in parts, stop=Event())
-    return Supervisor(mains).run()
+    return Supervisor(mains, pauses=pauses or PAUSES).run()
