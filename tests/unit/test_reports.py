@@ -62,8 +62,8 @@ def test_long_texts_are_cut() -> None:
         *({"active_tasks": bad} for bad in (True, -1, 1.5, "1", 2**31)),
         *({"uptime_seconds": bad} for bad in (-1, 2**31, False)),
         *({"monthly_spend": bad} for bad in (-1, 2**63, 0.5)),
-        *({name: bad} for name in ("sample_error", "current_task", "runtime_state") for bad in (1, {}, [])),
-        *({"runtime_metadata": bad} for bad in (1, [], {"capabilities": 1})),
+        *({name: bad} for name in ("sample_error", "current_task", "runtime_state") for bad in list[Any]([1, {}, []])),
+        *({"runtime_metadata": bad} for bad in list[Any]([1, [], {"capabilities": 1}])),
     ],
 )
 def test_a_field_of_a_wrong_kind_or_out_of_range_is_refused(fields: dict[str, Any]) -> None:
