@@ -206,7 +206,7 @@ class _Answer(BaseHTTPRequestHandler):
         branch, git = _BRANCH.match(path), _GIT.match(path)
         if not self.server.forge.admits(self.headers.get("Authorization")):
             self._send(401, b"", {"WWW-Authenticate": 'Basic realm="Gitea"'} if git else {})
-        elif branch and self.command == "GET" and branch[1] == ORGANISATION and branch[3] == "main":
+        elif branch and self.command == "GET" and (branch[1], branch[3]) == (ORGANISATION, "main") and branch[2].startswith(NAME):
             self._send_branch(branch[2])
         elif git and git[1] == ORGANISATION:
             self._run_git(path)

@@ -119,7 +119,7 @@ def _image_of(outcome: Outcome) -> str:
 def _failure(outcome: Outcome) -> WorkerError:
     at = f" in step {outcome.step}" if outcome.step else ""
     if outcome.exit_code:  # a command of the template failed; its text may hold any word of the table
-        return Misconfigured(
+        return TemplateFault(
             f"build image: a command failed{at} (exit code {outcome.exit_code})", hint=_SEE_LOG, code="build_failed"
         )
     said = (outcome.error or "").lower()
