@@ -48,16 +48,16 @@ MEANINGS: Final = (
         "the workspace directory does not exist on the host", "make the directory, then retry the job",
     ),
     Meaning(
+        None, "docker-init", Misconfigured, "engine_incomplete",
+        "the engine lacks its init program", "install docker-init (Debian: tini) beside the engine",
+    ),
+    Meaning(
+        None, "unable to find user", Misconfigured, "image_broken",
+        "the image names a user that it does not have", "mend the template, then retry the job",
+    ),
+    Meaning(
         None, "executable file not found", Misconfigured, "image_broken",
         "the image's entry point cannot be started", "mend the template, then retry the job",
-    ),
-    Meaning(
-        None, "no such file or directory: unknown", Misconfigured, "image_broken",
-        "the image's entry point cannot be started", "mend the template, then retry the job",
-    ),
-    Meaning(
-        None, "permission denied: unknown", Misconfigured, "image_broken",
-        "the image's entry point may not be executed", "mend the template, then retry the job",
     ),
     Meaning(
         None, "no command specified", Misconfigured, "image_broken",

@@ -1,7 +1,7 @@
 """What a workspace looks like to a Docker engine: the pure part, so that tiers and mounts are tested without one."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from worker.backends.mounts import Bind, workspace_mount
@@ -30,7 +30,7 @@ class Shape:
 
     installation: str
     restart_policy: str = DEFAULT_RESTART_POLICY
-    sizes: Mapping[int, Size] = DEFAULT_SIZES
+    sizes: Mapping[int, Size] = field(default_factory=lambda: DEFAULT_SIZES)
 
 
 def restart_policy_of(text: str) -> str:
