@@ -42,7 +42,10 @@ MEANINGS: Final = (
     ),
     Meaning(404, "network", Retryable, "network_missing", "the network vanished", "it is made again by itself"),
     Meaning(404, "no such container", Retryable, "container_vanished", "somebody removed the container meanwhile", _LOOK),
-    Meaning(400, "is ambiguous", Retryable, "network_ambiguous", "two networks bear the name", "it settles by itself"),
+    Meaning(
+        400, "is ambiguous", Retryable, "network_ambiguous",
+        "two networks of the host bear the same name", "remove the younger one of the workspace network's name on the host",
+    ),
     Meaning(
         400, "bind source path does not exist", Refused, "workspace_dir",
         "the workspace directory does not exist on the host", "make the directory, then retry the job",
