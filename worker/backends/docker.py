@@ -164,6 +164,10 @@ class DockerCompute:
         """The engine's own version; the question that tells whether it answers. Raises Unreachable or Misconfigured."""
         return self._engine.version()
 
+    def ping(self) -> None:
+        """Raise what `version` raises, answer nothing."""
+        self.version()
+
     def close(self) -> None:
         """Close the connections of every thread."""
         self._engine.close()

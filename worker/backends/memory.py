@@ -176,6 +176,10 @@ class MemoryCompute:
         self.world.now()
         return "simulated"
 
+    def ping(self) -> None:
+        """Raise what `version` raises, answer nothing."""
+        self.version()
+
     def close(self) -> None:
         """Stop playing agents."""
         if self._agents is not None:
