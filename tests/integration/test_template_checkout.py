@@ -1,6 +1,7 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from threading import Event
 from uuid import uuid4
 
@@ -46,7 +47,7 @@ def go_on() -> bool:
     return False
 
 
-def patience(stopping: Stopping = go_on, *, ceiling_s: float = 60, stall_s: float = 30) -> Patience:
+def patience(*, stopping: Stopping = go_on, ceiling_s: float = 60, stall_s: float = 30) -> Patience:
     return Patience(ceiling_s=ceiling_s, stall_s=stall_s, stopping=stopping, beat=lambda: None)
 
 
@@ -149,7 +150,7 @@ def test_a_redirect_never_receives_the_token(tmp_path: Path, files: Path, cache:
 
 
 @pytest.mark.parametrize(("limits", "code"), [({"ceiling_s": 0.5}, "build_ceiling"), ({"stall_s": 0.5}, "build_stalled")])
-def test_a_slow_server_is_given_up(forge: Forge, files: Path, cache: Path, limits: dict[str, float], code: str) -> None:
+def test_a_slow_server_is_given_up(forge: Forge, files: Path, cache: Path, limits: dict[str, Any], code: str) -> None:
     sha = forge.publish("langgraph", files)
 
     with forge.misbehaving(Fault("git", delay_s=30)):
@@ -169,7 +170,7 @@ def test_a_fetch_stops_when_the_job_stops(forge: Forge, files: Path, cache: Path
         return asked.is_set()
 
     with forge.misbehaving(Fault("git", delay_s=30)):
-        error = failure_of(forge, cache, sha, patience(stopping))
+        error = failure_of(forge, cache, sha, patience(stopping=stopping))
 
     assert error.code == "build_abandoned"
     assert not _running(str(cache))
