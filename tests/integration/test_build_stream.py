@@ -20,7 +20,7 @@ from worker.images.redact import Redaction
 from worker.images.tail import Tail
 
 ID = "sha256:" + "0123456789abcdef" * 4
-SUCCESS = [
+SUCCESS: list[dict[str, object]] = [
     {"stream": "Step 1/1 : FROM scratch"},
     {"stream": "\n"},
     {"aux": {"ID": ID}},
@@ -65,7 +65,7 @@ def serving(peer: Peer) -> Iterator[APIClient]:
                 self.wfile.write(b"0\r\n\r\n")
             self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class's signature
             """Nothing to say."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
