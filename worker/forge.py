@@ -244,6 +244,9 @@ class _Answer(BaseHTTPRequestHandler):
             [_program(), "http-backend"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         ) as child:
             answer, _ = child.communicate(self.rfile.read(length))
+        if not answer:  # and not for its exit code, because a refusal of git is an answer, too
+            self._send(500, b"")
+            return
         head, _, body = answer.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
         status = int(headers.pop("Status", "200").split()[0])

@@ -100,10 +100,10 @@ def built(client: APIClient, context: IO[bytes], order: Order, patience: Patienc
     if order.platform:
         params["platform"] = order.platform
     outcome = BuildStream(client, context, params, patience, tail).wait()
-    return _image_of(outcome)
+    return image_of(outcome)
 
 
-def _image_of(outcome: Outcome) -> str:
+def image_of(outcome: Outcome) -> str:
     """The id of a finished build, or the error that the outcome is. Only a stream that closed properly is a success."""
     if outcome.error is not None:
         raise _failure(outcome)
