@@ -39,6 +39,8 @@ def admit(passage: Passage, world: World) -> Done:
         ledger.intend(
             connection, things, backend=world.compute.name, host=world.compute.host, subject=passage.subject, job_id=passage.id
         )
+        # An older container's heartbeat must not pass for the new one's: it is replaced anyway, so its token goes first.
+        tokens.revoke_all(connection, workspace.id)
         workspaces.mark_provisioning(connection, workspace.id)
         return {"runtime": workspace.runtime, "tier": workspace.tier, "backend": world.compute.name, "host": world.compute.host}
 

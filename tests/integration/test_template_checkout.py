@@ -1,8 +1,8 @@
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from threading import Event
+from typing import Any
 from uuid import uuid4
 
 import pytest
