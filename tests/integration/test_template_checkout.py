@@ -154,7 +154,7 @@ def test_a_slow_server_is_given_up(forge: Forge, files: Path, cache: Path, limit
     sha = forge.publish("langgraph", files)
 
     with forge.misbehaving(Fault("git", delay_s=30)):
-        error = failure_of(forge, cache, sha, patience(go_on, **limits))
+        error = failure_of(forge, cache, sha, patience(**limits))
 
     assert error.code == code
     assert not _running(str(cache))
