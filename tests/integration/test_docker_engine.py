@@ -101,6 +101,9 @@ def test_the_demo_runtime_is_not_root_and_leaves_at_once(world: DockerWorld, spe
     world.client.stop(handle.id, timeout=10)
     assert monotonic() - begun < 5
     assert world.compute.inspect(spec.workspace_id).presence is Presence.STOPPED
+    assert container_name(spec.workspace_id) in {thing.name for thing in world.compute.things(spec.workspace_id)}
+    world.compute.destroy(spec.workspace_id)
+    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
 
 
 def processes(client: APIClient, container: str) -> list[tuple[str, str]]:
@@ -161,11 +164,15 @@ def test_a_network_that_many_need_at_once_is_made_once(world: DockerWorld) -> No
     assert len(networks(world)) == 1
 
 
-def test_many_may_destroy_at_once(world: DockerWorld, spec: WorkspaceSpec) -> None:
+def test_many_may_destroy_at_once_and_each_returns_when_it_is_gone(world: DockerWorld, spec: WorkspaceSpec) -> None:
     world.compute.ensure(spec)
+
+    def destroy(_: int) -> Presence:
+        world.compute.destroy(spec.workspace_id)
+        return world.compute.inspect(spec.workspace_id).presence
+
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: world.compute.destroy(spec.workspace_id), range(4)))
-    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
+        assert list(threads.map(destroy, range(4))) == [Presence.GONE] * 4
 
 
 def test_an_unlabelled_volume_is_ours_only_by_its_full_name(world: DockerWorld, spec: WorkspaceSpec) -> None:
