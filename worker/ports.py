@@ -16,8 +16,15 @@ class Compute(Protocol):
     Raises `Retryable` (or `Unreachable`) when it may pass, `Refused`, `Misconfigured` or `Foreign` when not.
     """
 
-    name: str  #: docker | memory | ec2
-    host: str
+    @property
+    def name(self) -> str:
+        """Docker | memory | ec2."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """Which of the backend's hosts."""
+        ...
 
     def plan(self, workspace_id: str, runtime: str, tier: int) -> Sequence[Thing]:
         """The things `ensure_storage` and `ensure` will make, by their deterministic names."""
@@ -27,8 +34,16 @@ class Compute(Protocol):
         """The workspace's volumes exist, labelled as this installation's."""
         ...
 
-    def ensure(self, spec: WorkspaceSpec) -> Handle:
-        """Exactly one container of that name runs, made from this spec; whatever bore the name before is gone."""
+    def ensure_created(self, spec: WorkspaceSpec) -> str:
+        """Exactly one container of that name exists, made from this spec, its files in place, not started; its handle.
+
+        Whatever of ours bore the name before is gone. Apart from the start, because the token's hash must be
+        committed before the agent can show the token.
+        """
+        ...
+
+    def ensure_started(self, workspace_id: str) -> Handle:
+        """What `ensure_created` made runs. Raises Retryable when it is not there."""
         ...
 
     def inspect(self, workspace_id: str) -> Observation:

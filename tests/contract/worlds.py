@@ -199,9 +199,9 @@ class MemoryWorld:
         return {name for name in [*world.containers, *world.volumes] if name[:3] == "ws-"}
 
     def crashing(self, spec: WorkspaceSpec) -> WorkspaceSpec:
-        self.memory.script("ensure", Fault.DIES)
+        self.memory.script("ensure_started", Fault.DIES)
         return spec
 
     def unstartable(self, spec: WorkspaceSpec) -> WorkspaceSpec:
-        self.memory.script("ensure", Fault.START_FAILS)
+        self.memory.script("ensure_started", Fault.START_FAILS)
         return spec

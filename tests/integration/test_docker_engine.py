@@ -10,6 +10,7 @@ import httpx
 import pytest
 from docker import APIClient
 
+from tests.computing import bring_up
 from tests.contract.worlds import DockerWorld
 from tests.demo_image import DemoImages, demo_images, engine
 from tests.listening import platform
@@ -72,7 +73,7 @@ def spec(world: DockerWorld) -> WorkspaceSpec:
 def test_the_demo_runtime_registers_and_lives(world: DockerWorld, spec: WorkspaceSpec, tier: int) -> None:
     with platform(docker(world).gateway(), refusals=1) as heard:
         settings = {"PLATFORM_URL": Secret(f"http://{docker(world).gateway()}:{heard.port}/api/"), "HEARTBEAT_SECONDS": Secret("1")}
-        handle = world.compute.ensure(replace(spec, tier=tier, environment={**spec.environment, **settings}))
+        handle = bring_up(world.compute, replace(spec, tier=tier, environment={**spec.environment, **settings}))
         # The first registration is refused: an agent asks again until it is heard.
         until(lambda: len(heard.of("/api/registry/heartbeat")) >= 2, within=20)
         assert handle.url is not None
@@ -93,7 +94,7 @@ def test_the_demo_runtime_registers_and_lives(world: DockerWorld, spec: Workspac
 
 
 def test_the_demo_runtime_is_not_root_and_leaves_at_once(world: DockerWorld, spec: WorkspaceSpec) -> None:
-    handle = world.compute.ensure(spec)
+    handle = bring_up(world.compute, spec)
     titles = until(lambda: processes(world.client, handle.id), what="the agent serves")
     assert {owner for owner, command in titles if "httpd" in command or "agent.sh" in command} == {"1000"}
     assert not [command for _, command in titles if "the-token" in command]
@@ -113,7 +114,7 @@ def processes(client: APIClient, container: str) -> list[tuple[str, str]]:
 
 
 def test_the_address_follows_a_restart(world: DockerWorld, spec: WorkspaceSpec) -> None:
-    handle = world.compute.ensure(spec)
+    handle = bring_up(world.compute, spec)
     world.client.restart(handle.id, timeout=1)
 
     def card() -> bool:
@@ -136,7 +137,7 @@ def test_of_two_networks_of_one_name_the_older_one_is_kept(world: DockerWorld, s
     twin(world, ours)
     twin(world, ours)
     older, _ = networks(world)
-    handle = world.compute.ensure(spec)
+    handle = bring_up(world.compute, spec)
     attached = world.client.inspect_container(handle.id)["NetworkSettings"]["Networks"]
     assert [network["NetworkID"] for network in attached.values()] == [older]
     assert container_name(spec.workspace_id) in next(iter(attached.values()))["Aliases"]
@@ -148,11 +149,15 @@ def test_a_network_of_our_name_that_is_not_ours_is_never_removed(world: DockerWo
     twin(world, {})
     twin(world, {"molecule.platform.managed": "true", "molecule.platform.installation": "another"})
     before = networks(world)
+    world.compute.ensure_created(spec)
     with pytest.raises(Retryable) as failure:
-        world.compute.ensure(spec)
+        world.compute.ensure_started(spec.workspace_id)
     assert failure.value.code == "network_ambiguous"
     assert networks(world) == before
-    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
+    # What may pass is tried again with the same container.
+    world.client.remove_network(before[1])
+    world.compute.ensure_started(spec.workspace_id)
+    assert world.compute.inspect(spec.workspace_id).presence is Presence.RUNNING
 
 
 def test_a_network_that_many_need_at_once_is_made_once(world: DockerWorld) -> None:
@@ -165,7 +170,7 @@ def test_a_network_that_many_need_at_once_is_made_once(world: DockerWorld) -> No
 
 
 def test_many_may_destroy_at_once_and_each_returns_when_it_is_gone(world: DockerWorld, spec: WorkspaceSpec) -> None:
-    world.compute.ensure(spec)
+    bring_up(world.compute, spec)
 
     def destroy(_: int) -> Presence:
         world.compute.destroy(spec.workspace_id)
@@ -194,6 +199,6 @@ def test_a_bound_directory_is_the_tenant_s_own(world: DockerWorld, spec: Workspa
     """The engine refuses what does not exist, and makes nothing on the host."""
     nowhere = f"/srv/{uuid4()}"
     with pytest.raises(Refused, match="does not exist") as refusal:
-        world.compute.ensure(replace(spec, workspace_dir=nowhere, workspace_access="read_only"))
+        bring_up(world.compute, replace(spec, workspace_dir=nowhere, workspace_access="read_only"))
     assert nowhere not in str(refusal.value)
     assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE

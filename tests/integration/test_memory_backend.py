@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.computing import bring_up
 from tests.listening import platform
 from tests.waiting import until
 from worker.backends.memory import MemoryCompute
@@ -48,7 +49,7 @@ def backend(path: Path, port: int | None = None) -> Iterator[MemoryCompute]:
 def test_a_started_workspace_registers_until_it_is_heard_and_then_beats(tmp_path: Path) -> None:
     one = spec()
     with platform(refusals=1) as heard, backend(tmp_path / "world.json", heard.port) as compute:
-        compute.ensure(one)
+        bring_up(compute, one)
         until(lambda: len(heard.of("/registry/heartbeat")) >= 2)
         assert len(heard.of("/registry/register")) == 2
         assert {call.bearer for call in heard.calls} == {"Bearer the-token"}
@@ -65,18 +66,18 @@ def test_a_started_workspace_registers_until_it_is_heard_and_then_beats(tmp_path
 def test_a_workspace_made_anew_registers_anew_with_the_new_token(tmp_path: Path) -> None:
     one = spec()
     with platform() as heard, backend(tmp_path / "world.json", heard.port) as compute:
-        compute.ensure(one)
+        bring_up(compute, one)
         until(lambda: heard.of("/registry/heartbeat"))
-        compute.ensure(replace(one, files={".auth_token": Secret("newer")}))
+        bring_up(compute, replace(one, files={".auth_token": Secret("newer")}))
         until(lambda: [call for call in heard.of("/registry/register") if call.bearer == "Bearer newer"])
 
 
 def test_a_crashing_workspace_never_registers(tmp_path: Path) -> None:
     dying, living = spec(), spec()
     with platform() as heard, backend(tmp_path / "world.json", heard.port) as compute:
-        compute.script("ensure", Fault.DIES)
-        compute.ensure(dying)
-        compute.ensure(living)
+        compute.script("ensure_started", Fault.DIES)
+        bring_up(compute, dying)
+        bring_up(compute, living)
         until(lambda: len(heard.of("/registry/heartbeat")) >= 3)
         assert {call.body["id"] for call in heard.of("/registry/register")} == {living.workspace_id}
 
@@ -85,9 +86,10 @@ CHILD = """
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tests.computing import bring_up
 from tests.integration.test_memory_backend import backend, spec
 with backend(Path(sys.argv[1]), int(sys.argv[2])) as compute:
-    compute.ensure(spec(sys.argv[3]))
+    bring_up(compute, spec(sys.argv[3]))
     print("started", flush=True)
     sys.stdin.read()
 """
@@ -110,7 +112,7 @@ def test_agents_outlive_the_process_that_played_them(tmp_path: Path) -> None:
 def test_two_processes_do_not_play_the_same_agents(tmp_path: Path) -> None:
     one = spec()
     with platform() as heard, backend(tmp_path / "w.json", heard.port) as first, backend(tmp_path / "w.json", heard.port) as second:
-        first.ensure(one)
+        bring_up(first, one)
         second.inspect(one.workspace_id)
         until(lambda: len(heard.of("/registry/heartbeat")) >= 5)
         assert len(heard.of("/registry/register")) == 1
@@ -119,14 +121,14 @@ def test_two_processes_do_not_play_the_same_agents(tmp_path: Path) -> None:
 def test_faults_come_as_scripted_and_then_pass(tmp_path: Path) -> None:
     one = spec()
     with backend(tmp_path / "world.json") as compute:
-        compute.script("ensure", Fault.BUSY, times=2)
+        compute.script("ensure_created", Fault.BUSY, times=2)
         compute.script("inspect", Fault.UNKNOWN)
         for _ in range(2):
             with pytest.raises(BackendBusy):
-                compute.ensure(one)
+                bring_up(compute, one)
         assert compute.inspect(one.workspace_id).presence is Presence.UNKNOWN
         assert compute.inspect(one.workspace_id).presence is Presence.GONE
-        compute.ensure(one)
+        bring_up(compute, one)
         compute.script("destroy", Fault.LOST)
         with pytest.raises(Unreachable):
             compute.destroy(one.workspace_id)
@@ -136,7 +138,7 @@ def test_faults_come_as_scripted_and_then_pass(tmp_path: Path) -> None:
 def test_the_world_is_its_owner_s_alone_and_holds_no_environment(tmp_path: Path) -> None:
     path = tmp_path / "world.json"
     with backend(path) as compute:
-        compute.ensure(spec())
+        bring_up(compute, spec())
     assert path.stat().st_mode & 0o777 == 0o600
     assert "sk-environment" not in path.read_text()
 
@@ -144,5 +146,5 @@ def test_the_world_is_its_owner_s_alone_and_holds_no_environment(tmp_path: Path)
 def test_workers_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     specs = [spec() for _ in range(24)]
     with backend(tmp_path / "world.json") as one, backend(tmp_path / "world.json") as two, ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda pair: (one, two)[pair[0] % 2].ensure(pair[1]), enumerate(specs)))
+        list(threads.map(lambda pair: bring_up((one, two)[pair[0] % 2], pair[1]), enumerate(specs)))
         assert len(one.things()) == 3 * len(specs)

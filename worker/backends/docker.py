@@ -16,7 +16,7 @@ from worker.backends.mounts import Bind, refuse_directory, workspace_mount
 from worker.backends.names import Owner
 from worker.backends.tar import archive, refuse_path
 from worker.domain import Handle, Observation, Presence, Thing, ThingKind, WorkspaceSpec, container_name
-from worker.errors import Refused, WorkerError
+from worker.errors import Fatal, Refused, WorkerError
 
 _LOG_LINES: Final = 10_000
 _LOG_BYTES: Final = 1 << 20
@@ -65,8 +65,8 @@ class DockerCompute:
                 found = self._engine.create_volume(mount["Source"], labels)
                 self._refuse_other("create volume", spec.workspace_id, mount["Source"], found)
 
-    def ensure(self, spec: WorkspaceSpec) -> Handle:
-        """See `Compute.ensure`. Whatever fails after the create, the container is removed again."""
+    def ensure_created(self, spec: WorkspaceSpec) -> str:
+        """See `Compute.ensure_created`. Whatever fails after the create, the container is removed again."""
         _refuse_host_directory(spec)
         network_id = self._network_now()["Id"]
         config = container_config(spec, self._shape, network_id=network_id, sessions=self._keeps_sessions(spec.runtime))
@@ -75,16 +75,31 @@ class DockerCompute:
         container_id = self._engine.create(container_name(spec.workspace_id), config, platform=self._platform)
         try:
             self._put_files(spec, container_id)
-            self._engine.start(container_id)
-            url = self._engine.published(container_id)
         except BaseException:
             self._abandon(container_id)
             raise
-        log.info("container started", workspace=spec.workspace_id, container=container_id[:12], host=self.host)
+        return container_id
+
+    def ensure_started(self, workspace_id: str) -> Handle:
+        """See `Compute.ensure_started`. A container that can never be started is removed: nothing half-made stays."""
+        name = container_name(workspace_id)
+        found = self._engine.container(name)
+        if found is None:
+            raise Refused("start container: it is gone", hint="somebody removed it; retry the job", code="container_gone")
+        self._refuse_other("start container", workspace_id, name, _labels(found))
+        container_id = found["Id"]
+        try:
+            self._engine.start(container_id)
+        except Fatal:
+            # Not for what may pass: the next try starts this same container, which nobody would make again for it.
+            self._abandon(container_id)
+            raise
+        url = self._engine.published(container_id)
+        log.info("container started", workspace=workspace_id, container=container_id[:12], host=self.host)
         return Handle(container_id, url)
 
     def inspect(self, workspace_id: str) -> Observation:
-        """See `Compute.inspect`: gone on the engine's own 404 and on nothing else."""
+        """See `Compute.inspect`: gone on the engine's own answer that settles it and on nothing else."""
         try:
             found = self._engine.container(container_name(workspace_id))
         except WorkerError as error:
@@ -92,7 +107,11 @@ class DockerCompute:
             return Observation(Presence.UNKNOWN, reason="unanswered")
         if found is None:
             return Observation(Presence.GONE)
-        if self._owner(workspace_id, container_name(workspace_id), _labels(found)) is not Owner.OURS:
+        owner = self._owner(workspace_id, container_name(workspace_id), _labels(found))
+        if owner is Owner.SIBLING:
+            # A name is unique, so while the other workspace has it this one has no container: as good as a 404.
+            return Observation(Presence.GONE)
+        if owner is not Owner.OURS:
             return Observation(Presence.UNKNOWN, reason="foreign")
         return observation_of(found)
 
@@ -103,7 +122,6 @@ class DockerCompute:
         if found is None:
             return
         if self._owner(workspace_id, name, _labels(found)) is Owner.SIBLING:
-            # A name is unique, so while the other workspace has it this one has no container.
             return
         self._refuse_other("remove container", workspace_id, name, _labels(found))
         self._engine.remove(found["Id"])
@@ -170,7 +188,7 @@ class DockerCompute:
         if self._owner(workspace_id, name, labels) not in {Owner.OURS, Owner.NAMELESS}:
             raise names.foreign(action, name)
 
-    # ---- parts of `ensure`
+    # ---- parts of `ensure_created`
 
     def _network_now(self) -> dict[str, Any]:
         return self._engine.network(self._network, self._marks())
@@ -196,7 +214,7 @@ class DockerCompute:
         try:
             self._engine.remove(container_id)
         except WorkerError as error:
-            # The first failure is the one to tell; the next `ensure` or `destroy` removes what bears the name.
+            # The first failure is the one to tell; the next `ensure_created` or `destroy` removes what bears the name.
             log.warning("container left behind", container=container_id[:12], host=self.host, code=error.code)
 
 

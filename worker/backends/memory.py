@@ -58,25 +58,40 @@ class MemoryCompute:
             self._ensure_volumes(world, spec)
         after()
 
-    def ensure(self, spec: WorkspaceSpec) -> Handle:
-        """See `Compute.ensure`."""
+    def ensure_created(self, spec: WorkspaceSpec) -> str:
+        """See `Compute.ensure_created`."""
         refuse_tier(spec.tier)
         _refuse_unusable(spec)
-        fault = self._next_fault("ensure")
-        after = _before(fault, "start container")
+        after = self._faults("ensure_created", "create container")
         with self.world.change() as world:
             self._refuse_foreign(world, spec.workspace_id)
             world.containers.pop(container_name(spec.workspace_id), None)
             self._ensure_volumes(world, spec)
             _put_files(world.volumes[names.config_volume(spec.workspace_id)], spec)
-            if fault is not Fault.START_FAILS:
-                made = self._started(world, spec, dies=fault is Fault.DIES)
-        if fault is Fault.START_FAILS:
-            raise Misconfigured("start container: the image's entry point cannot be started", code="image_broken")
+            made = self._created(world, spec)
         self.environments[spec.workspace_id] = dict(spec.environment)
         after()
+        return made.id
+
+    def ensure_started(self, workspace_id: str) -> Handle:
+        """See `Compute.ensure_started`."""
+        fault = self._next_fault("ensure_started")
+        after = _before(fault, "start container")
+        name = container_name(workspace_id)
+        with self.world.change() as world:
+            made = world.containers.get(name)
+            if made is None:
+                raise Refused("start container: it is gone", hint="somebody removed it; retry the job", code="container_gone")
+            self._refuse_foreign(world, workspace_id)
+            if fault is Fault.START_FAILS:
+                del world.containers[name]
+            else:
+                _start(made, dies=fault is Fault.DIES)
+        if fault is Fault.START_FAILS:
+            raise Misconfigured("start container: the image's entry point cannot be started", code="image_broken")
+        after()
         self._wake()
-        return Handle(made.id, _url(spec.workspace_id) if made.running else None)
+        return Handle(made.id, _url(workspace_id) if made.running else None)
 
     def inspect(self, workspace_id: str) -> Observation:
         """See `Compute.inspect`. Also revives the agents of a process that died."""
@@ -88,12 +103,17 @@ class MemoryCompute:
             return Observation(Presence.UNKNOWN, reason="unanswered")
         if found is None:
             return Observation(Presence.GONE)
-        if self._owner(workspace_id, container_name(workspace_id), found.labels) is not Owner.OURS:
+        owner = self._owner(workspace_id, container_name(workspace_id), found.labels)
+        if owner is Owner.SIBLING:
+            # A name is unique, so while the other workspace has it this one has no container: as good as a 404.
+            return Observation(Presence.GONE)
+        if owner is not Owner.OURS:
             return Observation(Presence.UNKNOWN, reason="foreign")
         self._wake()
         if found.running:
             return Observation(Presence.RUNNING, found.id, _url(workspace_id), restarts=found.restarts)
-        return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, "restarting")
+        reason = "restarting" if found.restarts else None
+        return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, reason)
 
     def destroy(self, workspace_id: str) -> None:
         """See `Compute.destroy`."""
@@ -199,15 +219,13 @@ class MemoryCompute:
         bound = isinstance(workspace_mount(spec), Bind)
         return [name for name in planned if not (bound and name == names.workspace_volume(spec.workspace_id))]
 
-    def _started(self, world: World, spec: WorkspaceSpec, *, dies: bool) -> Container:
+    def _created(self, world: World, spec: WorkspaceSpec) -> Container:
         token = world.volumes[names.config_volume(spec.workspace_id)].files.get(TOKEN_FILE)
         made = Container(
             id=uuid4().hex,
             labels=names.labels_of(spec, self._installation),
             volumes=self._volumes_of(spec),
-            running=not dies,
-            restarts=_CRASHES if dies else 0,
-            exit_code=1 if dies else None,
+            running=False,
             log=["simulated", f"token file: mode {token.mode:o}" if token else "token file: none"],
         )
         world.containers[container_name(spec.workspace_id)] = made
@@ -240,6 +258,12 @@ def _before(fault: Fault | None, action: str) -> Callable[[], None]:
             raise lost
 
     return after
+
+
+def _start(made: Container, *, dies: bool) -> None:
+    made.running = not dies
+    made.restarts = _CRASHES if dies else 0
+    made.exit_code = 1 if dies else None
 
 
 def _refuse_unusable(spec: WorkspaceSpec) -> None:

@@ -1,7 +1,7 @@
 """Connections to Postgres: a small SQLAlchemy pool for what is not hot, held psycopg2 connections for what is."""
 
 import psycopg2
-from psycopg2.extensions import connection as RawConnection
+from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -50,7 +50,7 @@ def open_raw(url: Secret, *, name: str) -> RawConnection:
     address = parse(url)
     arguments = {**_KEEPALIVE, **address.translate_connect_args(username="user", database="dbname"), **address.query}
     try:
-        connection = psycopg2.connect(**arguments, application_name=f"molecule-worker {name}"[:63])
+        connection: RawConnection = psycopg2.connect(**arguments, application_name=f"molecule-worker {name}"[:63])
     except psycopg2.OperationalError as error:
         raise Unreachable("open database: no answer", hint="is Postgres running, and is DATABASE_URL right?") from error
     connection.autocommit = True

@@ -21,6 +21,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    cast,
+    func,
     text,
 )
 from sqlalchemy.dialects.postgresql import ENUM, JSONB, UUID
@@ -78,6 +80,9 @@ workspaces = Table(
     CheckConstraint("workspace_access IN ('none', 'read_only', 'read_write')", name="workspaces_access"),
     Index("workspaces_status", "status"),
 )
+
+#: As text, because a newer platform's enum may hold values that this release does not know; NULL means the default.
+status_text = func.coalesce(cast(workspaces.c.status, Text), WorkspaceStatus.PROVISIONING.value)
 
 workspace_secrets = Table(
     "workspace_secrets",
@@ -172,6 +177,7 @@ placements = Table(
     Column("org", Text, nullable=False),
     Column("backend", Text, nullable=False),
     Column("host", Text, nullable=False),
+    Column("model", Text, comment="as asked for at creation; the platform's table has no column for it"),
 )
 
 builds = Table(

@@ -51,8 +51,10 @@ CREATE TABLE worker.placements (
     org          text NOT NULL,
     backend      text NOT NULL,
     host         text NOT NULL,
+    model        text,
     placed_at    timestamptz NOT NULL DEFAULT now()
 );
+COMMENT ON COLUMN worker.placements.model IS 'As asked for at creation: the platform''s workspaces have no column for it. NULL: the runtime''s default.';
 
 CREATE TABLE worker.jobs (
     id                  uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -471,7 +473,8 @@ BEGIN
         RETURNING s.key, s.fence AS fence, s.job_id
     ), won AS (
         UPDATE worker.jobs j SET state = 'running', process_id = p_process, fence = own.fence, claims = j.claims + 1, woken = false,
-               waiting_for = NULL, started_at = coalesce(j.started_at, clock_timestamp())
+               waiting_for = NULL, started_at = coalesce(j.started_at, clock_timestamp()),
+               error = CASE WHEN j.direction = 'back' OR j.cancel_requested_at IS NOT NULL THEN j.error END
         FROM own WHERE j.id = own.job_id RETURNING j.id
     )
     SELECT array_agg(won.id) INTO v_taken FROM won;

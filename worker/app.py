@@ -1,0 +1,118 @@
+"""The Celery app: one named task per kind of job, so that routing, `celery inspect` and Flower mean something.
+
+A message is a doorbell and carries one id. The job's row says everything else, so a message that is lost, doubled or
+late changes nothing but the moment at which somebody looks.
+"""
+
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Celery, signals
+from kombu.exceptions import OperationalError
+
+from config import celery as knobs
+from config import settings as environment
+from worker.assembly import assemble
+from worker.engine.doorbell import Ring
+from worker.engine.kinds import Kind
+from worker.runtime import Runtime
+
+log = structlog.get_logger()
+
+#: Seconds that a bell may cost; a slower broker counts as absent.
+_BUDGET = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+
+
+class WorkerApp(Celery):
+    """Celery plus the catalogue of kinds and, in a worker process, its runtime."""
+
+    kinds: dict[str, Kind]
+    runtime: Runtime | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kinds = {}
+        self.runtime = None
+
+    def add_kind(self, kind: Kind) -> None:
+        """Put a kind into the catalogue and register its task under the kind's own name."""
+        self.kinds[kind.name] = kind
+        self.task(name=kind.name, bind=True, ignore_result=True)(_ring)
+
+
+def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
+    """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
+    runtime, kind = app.runtime, app.kinds[self.name]
+    if runtime is None:
+        log.warning("doorbell without a runtime", kind=self.name)
+        return
+    ident = job if job is not None else subject_id
+    try:
+        canonical = str(UUID(str(ident)))
+    except ValueError:
+        log.warning("doorbell refused: not a UUID", kind=self.name)
+        return
+    if job is None:
+        canonical = runtime.enqueue(kind, {kind.subject_arg: canonical}, requested_by="celery")
+    runtime.answer(canonical)
+
+
+app = WorkerApp("molecule-worker")
+# Evaluated on first use and not at import, because settings are read after the fork.
+app.add_defaults(lambda: knobs.conf(environment.load()))
+
+
+@signals.worker_init.connect
+def _start(**_: object) -> None:
+    app.loader.import_default_modules()
+    app.runtime = Runtime.start(environment.load(), app.kinds, assemble)
+
+
+@signals.worker_shutting_down.connect
+def _drain(**_: object) -> None:
+    if app.runtime is not None:
+        app.runtime.drain()
+
+
+@signals.worker_shutdown.connect
+def _stop(**_: object) -> None:
+    if app.runtime is not None:
+        app.runtime.close()
+
+
+def _broker_errors() -> tuple[type[BaseException], ...]:
+    """What the broker's own client raises when it is away: each transport has its own."""
+    errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
+    return (OperationalError, OSError, *errors)
+
+
+class Publisher:
+    """Sends doorbells within a budget, and says once when the broker goes away and once when it is back."""
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+        self._away_until = 0.0
+        self._away = False
+
+    def __call__(self, ring: Ring) -> bool:
+        """Publish one bell. False when the broker is away; then nothing is tried again for a second."""
+        if monotonic() < self._away_until:
+            return False
+        try:
+            if self._connection is None:
+                self._connection = app.connection_for_write(transport_options=_BUDGET)
+                self._connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
+            app.send_task(ring.kind, kwargs={"job": ring.job_id}, queue=ring.queue, connection=self._connection, retry=False)
+        except _broker_errors() as error:
+            self._away_until = monotonic() + 1.0
+            self._connection = None
+            if not self._away:
+                log.warning("broker away", reason=type(error).__name__, effect="jobs start up to a second later")
+            self._away = True
+            return False
+        if self._away:
+            log.info("broker back")
+            self._away = False
+        return True

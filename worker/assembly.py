@@ -1,0 +1,186 @@
+"""Puts the world of a worker process together from its settings: which backend, which images, whose key."""
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from threading import Event, Thread
+
+import docker
+import structlog
+from sqlalchemy import Engine, text
+
+from config.settings import Settings, runtimes
+from worker.backends.docker import DockerCompute
+from worker.backends.docker_shape import Shape, restart_policy_of
+from worker.backends.memory import MemoryCompute
+from worker.backends.tiers import sizes_of
+from worker.crypto import keyring
+from worker.domain import Secret
+from worker.errors import Retryable, WorkerError
+from worker.forbidden import refuse_forbidden
+from worker.images.local import Limits, LocalImages
+from worker.images.registry import RegistryImages
+from worker.images.simulated import SimulatedImages
+from worker.images.source import Mode, resolve
+from worker.ports import Images
+from worker.store import processes
+from worker.store.cache import Cache
+from worker.world import World
+
+log = structlog.get_logger()
+
+#: Seconds between two questions whether the backend answers.
+_PULSE_S = 5.0
+
+
+def assemble(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> World:
+    """The world of one process. Raises Misconfigured, in production also when there is no usable key."""
+    key = static_key(settings)
+    compute = compute_of(settings, engine)
+    closing.callback(compute.close)
+    cache = Cache(secret(settings.redis_url))
+    closing.callback(cache.close)
+    images = _images(settings, engine, process_id, closing)
+    pulse = Pulse(compute, lambda queues: _serve(engine, process_id, queues))
+    closing.callback(pulse.close)
+    return World(
+        engine=engine,
+        key=key,
+        compute=compute,
+        images=images,
+        cache=cache,
+        runtimes=runtimes(),
+        platform_url=lambda: settings.platform_url or f"http://{receiver_address(settings, compute)}",
+        passthrough=_passthrough(settings, os.environ),
+        answers=lambda: pulse.beating,
+    )
+
+
+def compute_of(settings: Settings, engine: Engine) -> DockerCompute | MemoryCompute:
+    """The backend that MOLECULE_BACKEND names, for this installation."""
+    installation = installation_of(engine)
+    sessions = runtimes().runtimes
+
+    def keeps_sessions(runtime: str) -> bool:
+        return runtime in sessions and sessions[runtime].session_volume
+
+    if settings.backend == "memory":
+        return MemoryCompute(
+            path=settings.state_dir / "simulated.json",
+            installation=installation,
+            host=settings.docker_host,
+            keeps_sessions=keeps_sessions,
+            platform_url=settings.platform_url or f"http://{settings.receiver_addr}",
+        )
+    tiers = {
+        f"TIER{n}_{what}": getattr(settings, f"tier{n}_{what.lower()}") for n in (2, 3, 4) for what in ("MEMORY_MB", "CPU_SHARES")
+    }
+    return DockerCompute(
+        shape=Shape(installation, restart_policy_of(settings.restart_policy), sizes_of(tiers)),
+        network=settings.network,
+        host=settings.docker_host,
+        platform=settings.image_platform,
+        keeps_sessions=keeps_sessions,
+    )
+
+
+def receiver_address(settings: Settings, compute: DockerCompute | MemoryCompute) -> str:
+    """Where workspaces of this host reach the receiver: the network's gateway, because a container has its own loopback."""
+    if isinstance(compute, MemoryCompute):
+        return settings.receiver_addr
+    return f"{compute.gateway()}:{settings.receiver_addr.rpartition(':')[2]}"
+
+
+def static_key(settings: Settings) -> keyring.StaticKey:
+    """This installation's key. Raises Misconfigured."""
+    return keyring.load(secret(settings.secrets_encryption_key), settings.production, settings.state_dir)
+
+
+def secret(value: object) -> Secret | None:
+    """A setting's hidden text in our own type."""
+    reveal: Callable[[], str] | None = getattr(value, "get_secret_value", None)
+    return Secret(reveal()) if reveal is not None else None
+
+
+def installation_of(engine: Engine) -> str:
+    """Who we are: every outside resource carries it."""
+    with engine.connect() as connection:
+        return str(connection.execute(text("SELECT id FROM worker.installation")).scalar_one())
+
+
+class Pulse:
+    """Asks in a thread of its own whether the backend answers, because a hanging engine must not stop the intake."""
+
+    def __init__(self, compute: DockerCompute | MemoryCompute, tell: Callable[[list[str]], None]) -> None:
+        self._compute = compute
+        self._tell = tell
+        self._ended = Event()
+        self.beating = self._look(told=None)
+        self._thread = Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop asking."""
+        self._ended.set()
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._ended.wait(_PULSE_S):
+            self.beating = self._look(told=self.beating)
+
+    def _look(self, *, told: bool | None) -> bool:
+        try:
+            self._compute.version()
+            beating, reason = True, ""
+        except WorkerError as error:
+            beating, reason = False, error.message
+        if beating != told:
+            queue = f"{self._compute.name}.{self._compute.host}"
+            log.info("backend answers", queue=queue) if beating else log.warning(
+                "backend away", queue=queue, reason=reason, effect="its jobs wait for it"
+            )
+            self._tell([queue] if beating else [])
+        return beating
+
+
+def _serve(engine: Engine, process_id: int, queues: list[str]) -> None:
+    try:
+        with engine.begin() as connection:
+            processes.serve(connection, process_id, queues)
+    except Retryable:
+        log.warning("queues not recorded", queues=queues)
+
+
+def _images(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> Images:
+    known = runtimes().runtimes
+    if settings.backend == "memory":
+        return SimulatedImages(known)
+    source = resolve(settings.image_registry)
+    if source.mode is Mode.REGISTRY:
+        return RegistryImages(source, known)
+    local = LocalImages(
+        engine,
+        _docker_client,
+        runtimes=known,
+        prefix=settings.template_repo_prefix,
+        token=secret(settings.gitea_token),
+        cache=settings.build_cache,
+        platform=settings.image_platform,
+        limits=Limits(settings.build_ceiling_s, settings.build_stall_grace_s),
+        installation=installation_of(engine),
+        host=settings.docker_host,
+        process_id=lambda: process_id,
+    )
+    closing.callback(local.close)
+    return local
+
+
+def _docker_client() -> docker.APIClient:
+    return docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
+
+
+def _passthrough(settings: Settings, environment: Mapping[str, str]) -> dict[str, Secret]:
+    """Host variables on the operator's own list. Raises Misconfigured for one that no workspace may ever see."""
+    names = [name.strip() for name in settings.env_passthrough.split(",") if name.strip()]
+    refuse_forbidden(names)
+    return {name: Secret(environment[name]) for name in names if environment.get(name)}

@@ -1,0 +1,1 @@
+"""What people type. Words for people go to stderr, data to stdout."""

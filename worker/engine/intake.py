@@ -1,0 +1,138 @@
+"""Which jobs this process takes, and when: a bell for one job, or its own look around every second.
+
+Pulling is right and ringing is only faster: with no broker at all the same jobs run, up to a second later.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import BoundedSemaphore, Event, Lock, Thread
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from worker.engine.drive import Claimed
+from worker.errors import Retryable
+
+log = structlog.get_logger()
+
+
+class Claims(Protocol):
+    """Where jobs are claimed."""
+
+    def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
+        """Up to `most` jobs that are due, this process now holding their subjects. Raises Retryable when cut off."""
+        ...
+
+
+class Intake:
+    """Claims for free slots only, so that a job never waits inside a process while another has room."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        run: Callable[[Claimed], None],
+        queues: Callable[[], Sequence[str]],
+        *,
+        slots: int,
+        poll_s: float,
+    ) -> None:
+        self._claims = claims
+        self._run = run
+        self._queues = queues
+        self._slots = slots
+        self._poll_s = poll_s
+        self._free = BoundedSemaphore(slots)
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="job")
+        self._wake = Event()
+        self._closed = Event()
+        self._more = False  # the last look found as much as it could take
+        self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
+        self._guard = Lock()
+        self._thread = Thread(target=self._look_around, name="intake", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look around."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
+
+    def expect(self, seconds: float) -> None:
+        """Look again after this many seconds, because a wait of ours ends then; the next ordinary look may be too late."""
+        if seconds < self._poll_s:
+            with self._guard:
+                heapq.heappush(self._due, monotonic() + seconds)
+            self._wake.set()
+
+    def answer(self, job_id: str) -> bool:
+        """Drive this job in the caller's thread, when it is due and free and there is room; False otherwise."""
+        if self._closed.is_set():
+            return False
+        if not self._free.acquire(blocking=False):
+            self._wake.set()  # the slot that frees first looks for it
+            return False
+        try:
+            claimed = self._claims.claim(self._queues(), 1, [job_id])
+        except Retryable:
+            claimed = []
+        if not claimed:
+            self._free.release()
+            return False
+        self._hold(claimed[0])
+        return True
+
+    def drain(self) -> None:
+        """Claim no more."""
+        self._closed.set()
+        self._wake.set()
+
+    def close(self, *, within_s: float) -> bool:
+        """Claim no more and wait for what runs, once; True when all of it reached a boundary in time."""
+        self.drain()
+        self._pool.shutdown(wait=False)
+        end = monotonic() + within_s
+        got = sum(self._free.acquire(timeout=max(0.0, end - monotonic())) for _ in range(self._slots))
+        return got == self._slots
+
+    def _look_around(self) -> None:
+        while not self._closed.is_set():
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            if not self._closed.is_set():
+                self._take()
+
+    def _pause(self) -> float:
+        with self._guard:
+            now = monotonic()
+            while self._due and self._due[0] <= now:
+                heapq.heappop(self._due)
+                return 0.0
+            return min(self._poll_s, self._due[0] - now) if self._due else self._poll_s
+
+    def _take(self) -> None:
+        room = 0
+        while room < self._slots and self._free.acquire(blocking=False):
+            room += 1
+        claimed: list[Claimed] = []
+        try:
+            if room:
+                claimed = self._claims.claim(self._queues(), room)
+        except Retryable as error:
+            log.warning("claim failed", reason=error.message)
+        finally:
+            for _ in range(room - len(claimed)):
+                self._free.release()
+        self._more = room == 0 or len(claimed) == room
+        for job in claimed:
+            self._pool.submit(self._hold, job)
+
+    def _hold(self, job: Claimed) -> None:
+        try:
+            self._run(job)
+        finally:
+            self._free.release()
+            if self._more:
+                self._wake.set()

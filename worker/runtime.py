@@ -1,0 +1,156 @@
+"""The composition root: settings in, live ports out, closed in reverse. Built once per process, after the fork."""
+
+import os
+import platform
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import structlog
+from sqlalchemy import Engine
+
+from config.celery import DEFAULT_QUEUE
+from config.settings import Settings
+from worker.domain import Secret
+from worker.engine.drive import Claimed, Journal, drive
+from worker.engine.intake import Intake
+from worker.engine.kinds import Kind
+from worker.engine.lease import Lease
+from worker.errors import JournalLost, Misconfigured
+from worker.store import connect, requests
+from worker.store import kinds as catalogue
+from worker.store.jobs import Claims, Register
+from worker.store.journal import Journal as DatabaseJournal
+
+log = structlog.get_logger()
+
+#: sysexits.h EX_TEMPFAIL: the supervisor starts a fresh process.
+LOST = 75
+
+
+def database_url(settings: Settings) -> Secret:
+    """DATABASE_URL. Raises Misconfigured when it is not set."""
+    if settings.database_url is None:
+        raise Misconfigured(
+            "read settings: DATABASE_URL is not set", hint="set it, or start the embedded stack with `molecule-worker up`"
+        )
+    return Secret(settings.database_url.get_secret_value())
+
+
+def process_name(role: str) -> str:
+    """Who this process is, for people: host, role, pid."""
+    return f"{role}@{platform.node() or socket.gethostname()}:{os.getpid()}"
+
+
+class Reach(Protocol):
+    """What the steps of a process can reach; the engine only asks which queues that is good for."""
+
+    def queues(self) -> Sequence[str]:
+        """Queues whose jobs this process can do right now."""
+        ...
+
+
+#: Builds the world of a process: settings, its pool, its identity, and where to leave what must be closed.
+Assemble = Callable[[Settings, Engine, int, ExitStack], Reach]
+
+
+class Runtime:
+    """What a worker process owns. `answer` is the doorbell, everything else runs by itself."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        world: Reach,
+        kinds: Mapping[str, Kind],
+        lease: Lease,
+        intake: Intake,
+        closing: ExitStack,
+    ) -> None:
+        self._engine = engine
+        self._world = world
+        self._kinds = kinds
+        self._lease = lease
+        self._intake = intake
+        self._closing = closing
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        kinds: Mapping[str, Kind],
+        assemble: Assemble,
+        *,
+        journal_of: Callable[[Journal], Journal] = lambda journal: journal,
+        leave: Callable[[], None] = lambda: os._exit(LOST),
+    ) -> "Runtime":
+        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable."""
+        url, name = database_url(settings), process_name("jobs")
+        with ExitStack() as opened:
+            engine = connect.open_engine(url, name=name, size=8)
+            opened.callback(engine.dispose)
+            with engine.connect() as connection:
+                stale = catalogue.differing(connection, kinds.values())
+            if stale:
+                raise Misconfigured(
+                    f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
+                )
+            register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
+            world = assemble(settings, engine, register.process_id, opened)
+            own = DatabaseJournal(url, engine, name=name)
+            journal = journal_of(own)
+            opened.callback(own.close)
+            claims = Claims(url, process_id=register.process_id, name=name)
+            opened.callback(claims.close)
+
+            def run(job: Claimed) -> None:
+                _drive_or_leave(job, kinds, world, journal, lease, leave)
+
+            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
+
+            def queues() -> list[str]:
+                return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
+
+            intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s)
+            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
+            opened.callback(lease.close)
+            lease.start()
+            intake.start()
+            log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
+            return cls(engine, world, kinds, lease, intake, opened.pop_all())
+
+    def answer(self, job_id: str) -> bool:
+        """Drive this job in the caller's thread if it is due and free; whether it was."""
+        return self._intake.answer(job_id)
+
+    def enqueue(self, kind: Kind, args: Mapping[str, Any], *, requested_by: str) -> str:
+        """Store a job; its id."""
+        with self._engine.begin() as connection:
+            return requests.enqueue(connection, kind.name, args, requested_by=requested_by)[0]
+
+    def drain(self) -> None:
+        """First stop claiming; long effects come to their boundary, and what runs reaches its commit."""
+        self._intake.drain()
+        self._lease.drain()
+
+    def close(self) -> None:
+        """Wait for what runs, then give everything back in reverse order."""
+        self.drain()
+        if not self._intake.close(within_s=60.0):
+            log.warning("left with work in progress", reason="it did not reach a boundary in 60 s; another process goes on")
+        self._closing.close()
+
+
+def _drive_or_leave(
+    job: Claimed, kinds: Mapping[str, Kind], world: Reach, journal: Journal, lease: Lease, leave: Callable[[], None]
+) -> None:
+    """The outermost frame of a job: whatever escapes the drive leaves a row that says `running`, so the process must go."""
+    try:
+        kind = kinds.get(job.kind)
+        drive(job, kind.machine if kind else None, world, journal, lease)
+    except JournalLost as error:
+        log.error("journal lost", job=job.id, reason=error.message)  # noqa: TRY400  because its cause is the network
+        leave()
+    except Exception:
+        log.exception("drive broke", job=job.id)
+        leave()

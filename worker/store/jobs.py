@@ -1,0 +1,239 @@
+"""Claims, decisions and liveness in SQL: the only module that writes a job's state.
+
+Each class holds psycopg2 connections of its own, because these statements are the hot ones: one `unnest`ed statement
+for what several jobs have ready costs a tenth of one statement each, and a session lock lives on its connection.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from threading import Lock
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from worker.domain import Secret
+from worker.engine.drive import Claimed, PastStep, Record, Reply
+from worker.engine.machine import Direction, Facts
+from worker.errors import Fenced, JournalLost, Unreachable
+from worker.store import connect
+
+#: First key of the session locks of processes; any constant that is ours ("mw" and 1).
+NAMESPACE = 0x6D7701
+#: A step that killed its process this often is not tried again by itself.
+MAX_CRASHES = 5
+#: Milliseconds that a hot statement may take before its connection is given up.
+_STATEMENT_MS = 10_000
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
+    try:
+        yield
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise Unreachable(f"{what}: the database did not answer") from error
+
+
+class Register:
+    """This process's row and its session lock. A beat has as long as the lease, and not a second more."""
+
+    def __init__(self, url: Secret, *, name: str, pid: int, queues: Sequence[str], lease_s: float) -> None:
+        self._connection = connect.open_raw(url, name=f"lease {name}")
+        self._lease_ms = int(lease_s * 1000)
+        with _translated("register process"), self._connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = %s", (self._lease_ms,))
+            cursor.execute(
+                "INSERT INTO worker.processes (name, pid, queues, lease_until) "
+                "VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
+                (name, pid, list(queues), lease_s),
+            )
+            self.process_id: int = _one(cursor)[0]
+            cursor.execute("SELECT pg_advisory_lock(%s, %s)", (NAMESPACE, self.process_id))
+
+    def beat(self) -> tuple[bool, frozenset[str]]:
+        """Renew the lease. Answers (alive, jobs of ours that must stop)."""
+        with _translated("renew lease"), self._connection.cursor() as cursor:
+            cursor.execute("SELECT alive, stop::text[] FROM worker.beat(%s, %s)", (self.process_id, self._lease_ms))
+            alive, stop = _one(cursor)
+        return alive, frozenset(stop)
+
+    def reap(self) -> int:
+        """Take work back from dead processes. Answers how many jobs."""
+        with _translated("reap"), self._connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM worker.reap(%s, %s)", (NAMESPACE, MAX_CRASHES))
+            return int(_one(cursor)[0])
+
+    def close(self) -> None:
+        """End the lease now; closing the session frees the lock."""
+        with _translated("end lease"), self._connection.cursor() as cursor:
+            cursor.execute("UPDATE worker.processes SET lease_until = clock_timestamp() WHERE id = %s", (self.process_id,))
+        self._connection.close()
+
+
+class Claims:
+    """Takes jobs for one process. Safe to call from several threads."""
+
+    def __init__(self, url: Secret, *, process_id: int, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._process_id = process_id
+        self._guard = Lock()
+        self._connection: RawConnection | None = None
+
+    def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
+        """Up to `most` due jobs, or those of `ids` that are due. Raises Unreachable."""
+        with self._guard, _translated("claim jobs"):
+            connection = self._open()
+            try:
+                with connection.cursor() as cursor:
+                    cursor.execute(
+                        "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
+                        "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
+                        (self._process_id, list(queues), most, list(ids) if ids is not None else None),
+                    )
+                    rows = cursor.fetchall()
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+                self._connection = None
+                raise
+        return [_claimed(row) for row in rows]
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._guard:
+            if self._connection is not None:
+                self._connection.close()
+
+    def _open(self) -> RawConnection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect.open_raw(self._url, name=f"claims {self._name}")
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET statement_timeout = %s", (_STATEMENT_MS,))
+        return self._connection
+
+
+def _claimed(row: Sequence[Any]) -> Claimed:
+    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by, past = row
+    return Claimed(
+        id=ident,
+        kind=kind,
+        subject=subject,
+        args=args,
+        steps=steps,
+        only_forward=only_forward,
+        direction=Direction(direction),
+        position=position,
+        attempt=attempt,
+        fence=fence,
+        stop=stop,
+        error=error,
+        requested_by=requested_by,
+        past=[
+            PastStep(
+                Direction(p["direction"]), p["position"], p["name"], p["status"], p["facts"], timedelta(milliseconds=p["ago_ms"])
+            )
+            for p in past or ()
+        ],
+    )
+
+
+class Applier:
+    """Sends batches of decisions on one held connection. Not thread-safe: `worker.store.journal` owns it."""
+
+    def __init__(self, url: Secret, *, name: str) -> None:
+        self._url = url
+        self._name = name
+        self._connection: RawConnection | None = None
+
+    def send(self, records: Sequence[Record]) -> dict[str, Reply]:
+        """Apply all; the answer holds each job that was not fenced.
+
+        A lost connection is tried once more: a decision that was in fact taken is either written again to the same
+        effect (its fence still holds) or is no longer running and so is refused. Raises JournalLost when that fails, too,
+        and psycopg2.Error for a record that the database refuses.
+        """
+        try:
+            return self._send(records)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            self._connection = None
+        try:
+            return self._send(records)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError, Unreachable) as error:
+            raise JournalLost("apply decisions: the database did not answer") from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _send(self, records: Sequence[Record]) -> dict[str, Reply]:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect.open_raw(self._url, name=f"journal {self._name}")
+            with self._connection.cursor() as cursor:
+                cursor.execute("SET statement_timeout = %s", (_STATEMENT_MS,))
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT worker.apply(%s::jsonb)", (json.dumps(records),))
+            return _replies(_one(cursor)[0])
+
+
+class Transactions:
+    """Decisions whose step also writes our own tables: the rows and the checkpoint commit together or not at all."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def apply_with(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
+        """Run `rows` and apply the decision in one transaction. Raises JournalLost, and whatever `rows` refuses with."""
+        try:
+            return self._once(record, rows)
+        except OperationalError:
+            return self._look_again(record, rows)
+
+    def _once(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
+        try:
+            with self._engine.begin() as connection:
+                # Rows of the platform before the job's own: the order in which everybody locks.
+                more = rows(connection)
+                full = {**record, "facts": {**(record.get("facts") or {}), **(more or {})}}
+                answer = connection.execute(text("SELECT worker.apply(CAST(:d AS jsonb))"), {"d": json.dumps([full])}).scalar_one()
+                replies = _replies(answer)
+                if record["job"] not in replies:
+                    raise Fenced(  # noqa: TRY301  because leaving the block by an error is what rolls back
+                        "apply decision: the subject is held by somebody else"
+                    )
+                return replace(replies[str(record["job"])], facts=more or {})
+        except Fenced:
+            # Raised above only to roll back what `rows` wrote.
+            return None
+
+    def _look_again(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
+        """The connection broke, maybe after the commit: what is written decides whether `rows` runs again."""
+        try:
+            with self._engine.begin() as connection:
+                done = connection.execute(
+                    text(
+                        "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
+                        "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts "
+                        "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id "
+                        "WHERE s.job_id = :job AND s.direction = :direction AND s.position = :position "
+                        "AND s.status = 'done' AND s.fence = :fence"
+                    ),
+                    {key: record[key] for key in ("job", "direction", "position", "fence")},
+                ).one_or_none()
+            return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
+        except OperationalError as error:
+            raise JournalLost("apply decision: the database did not answer") from error
+
+
+def _replies(answer: Sequence[Any]) -> dict[str, Reply]:
+    return {row["job"]: Reply(row["stop"], row["args"]) for row in answer}
+
+
+def _one(cursor: Any) -> tuple[Any, ...]:
+    row: tuple[Any, ...] = cursor.fetchone()
+    return row

@@ -1,0 +1,51 @@
+"""What exists outside: written before it is made, closed when a fresh listing shows it absent."""
+
+from collections.abc import Collection, Iterable
+
+from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from worker.domain import Thing, ThingKind
+from worker.store.tables import ledger
+
+
+def intend(connection: Connection, things: Iterable[Thing], *, backend: str, host: str, subject: str, job_id: str) -> None:
+    """Record what is about to be made. A thing that is recorded already keeps its row."""
+    for thing in things:
+        connection.execute(
+            insert(ledger)
+            .values(
+                backend=backend, host=host, kind=str(thing.kind), name=thing.name, subject=subject, job_id=job_id, state="intended"
+            )
+            .on_conflict_do_nothing()
+        )
+
+
+def found(connection: Connection, things: Collection[Thing], *, subject: str) -> None:
+    """Mark what a listing shows as existing."""
+    for thing in things:
+        connection.execute(
+            update(ledger)
+            .where(_present(subject), ledger.c.kind == str(thing.kind), ledger.c.name == thing.name)
+            .values(state="exists")
+        )
+
+
+def close(connection: Connection, present: Collection[Thing], *, subject: str) -> int:
+    """Close every row of the subject that a fresh listing (`present`) does not show. Answers how many rows are still open."""
+    there = {(str(thing.kind), thing.name) for thing in present}
+    rows = connection.execute(select(ledger.c.id, ledger.c.kind, ledger.c.name).where(_present(subject))).all()
+    for row in rows:
+        if (row.kind, row.name) not in there:
+            connection.execute(update(ledger).where(ledger.c.id == row.id).values(state="gone", gone_at=func.clock_timestamp()))
+    return sum((row.kind, row.name) in there for row in rows)
+
+
+def present(connection: Connection, subject: str) -> list[Thing]:
+    """What the ledger says may exist for the subject."""
+    rows = connection.execute(select(ledger.c.kind, ledger.c.name, ledger.c.job_id).where(_present(subject)).order_by(ledger.c.id))
+    return [Thing(ThingKind(row.kind), row.name, subject.partition(":")[2], row.job_id) for row in rows]
+
+
+def _present(subject: str) -> ColumnElement[bool]:
+    return (ledger.c.subject == subject) & (ledger.c.state != "gone")

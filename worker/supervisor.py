@@ -1,0 +1,140 @@
+"""The small parent: it starts the worker processes, restarts the one that died, and passes on when to stop.
+
+Modules are loaded before the fork, so that a fresh process is at work within a fraction of a second and shares their
+memory. No thread and no connection exists before the fork; each child opens its own.
+
+SIGTERM or SIGINT once: children stop claiming, reach their next commit, leave. Twice: they are killed, and their leases
+do the rest.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from threading import Thread
+from time import monotonic
+from typing import NoReturn
+
+import structlog
+
+log = structlog.get_logger()
+
+#: Seconds between two starts of a process that keeps dying: at once, then growing.
+_BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0)
+#: A process that lived this long, in seconds, is not one that keeps dying.
+_SETTLED_S = 20.0
+
+Main = Callable[[], int]
+
+
+class Supervisor:
+    """Keeps one process for each name alive until it is told to stop."""
+
+    def __init__(self, mains: Mapping[str, Main]) -> None:
+        self._mains = dict(mains)
+        self._pids: dict[int, str] = {}
+        self._born: dict[str, float] = {}
+        self._deaths: dict[str, int] = dict.fromkeys(mains, 0)
+        self._due: dict[str, float] = dict.fromkeys(mains, 0.0)
+        self._stops = 0
+        self._children_watch, self._alive = os.pipe()
+        self._signals, wakeup = socket.socketpair()
+        for end in (self._signals, wakeup):
+            end.setblocking(False)
+        self._wakeup = wakeup
+
+    def run(self) -> int:
+        """Until every process has left after a stop. Answers 0, or 1 when one had to be killed."""
+        before = {number: signal.signal(number, self._on_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakeup.fileno())
+        killed = False
+        while self._pids or not self._stops:
+            killed |= self._stops > 1
+            self._start_due()
+            self._sleep()
+            self._bury()
+        signal.set_wakeup_fd(-1)
+        for number, action in before.items():
+            signal.signal(number, action)
+        return 1 if killed else 0
+
+    def _on_stop(self, *_: object) -> None:
+        self._stops += 1
+        for pid in self._pids:
+            os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+
+    def _start_due(self) -> None:
+        if self._stops:
+            return
+        running = set(self._pids.values())
+        for name, due in self._due.items():
+            if name not in running and monotonic() >= due:
+                self._fork(name)
+
+    def _fork(self, name: str) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            self._become(name)
+        self._born[name] = monotonic()
+        self._pids[pid] = name
+
+    def _become(self, name: str) -> NoReturn:
+        """In the child: nothing of the parent's signals, and an end when the parent is gone."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A terminal's Ctrl-C reaches the whole group: the parent alone turns it into a stop.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.close(self._alive)
+        Thread(target=_leave_with_parent, args=(self._children_watch,), name="parent", daemon=True).start()
+        code = 70
+        try:
+            code = self._mains[name]()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 70
+        except Exception:
+            log.exception("process broke", name=name)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _sleep(self) -> None:
+        running = set(self._pids.values())
+        waits = [due - monotonic() for name, due in self._due.items() if name not in running and not self._stops]
+        select.select([self._signals], [], [], max(0.0, min([*waits, 5.0])))
+        try:
+            while self._signals.recv(256):
+                pass
+        except BlockingIOError:
+            return  # drained: the bytes only woke us
+
+    def _bury(self) -> None:
+        while self._pids:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            name = self._pids.pop(pid, None)
+            if name is None:
+                continue
+            lived = monotonic() - self._born[name]
+            self._deaths[name] = 0 if lived > _SETTLED_S else self._deaths[name] + 1
+            pause = _BACK_OFF[min(max(self._deaths[name] - 1, 0), len(_BACK_OFF) - 1)]
+            self._due[name] = monotonic() + pause
+            if not self._stops:
+                log.warning("process ended", name=name, pid=pid, how=_how(status), restart_in_s=pause)
+
+
+def _how(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _leave_with_parent(watch: int) -> None:
+    """End of file means that the parent is gone, however it went: stop as if it had asked, because nobody else will."""
+    os.read(watch, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
