@@ -110,10 +110,7 @@ class MemoryCompute:
         if owner is not Owner.OURS:
             return Observation(Presence.UNKNOWN, reason="foreign")
         self._wake()
-        if found.running:
-            return Observation(Presence.RUNNING, found.id, _url(workspace_id), restarts=found.restarts)
-        reason = "restarting" if found.restarts else None
-        return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, reason)
+        return _seen(found, workspace_id)
 
     def destroy(self, workspace_id: str) -> None:
         """See `Compute.destroy`."""
@@ -258,6 +255,13 @@ def _before(fault: Fault | None, action: str) -> Callable[[], None]:
             raise lost
 
     return after
+
+
+def _seen(found: Container, workspace_id: str) -> Observation:
+    if found.running:
+        return Observation(Presence.RUNNING, found.id, _url(workspace_id), restarts=found.restarts)
+    reason = "restarting" if found.restarts else None
+    return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, reason)
 
 
 def _start(made: Container, *, dies: bool) -> None:
