@@ -17,7 +17,7 @@ from tests.serving import served
 from tests.toys import process, state, status
 from tests.waiting import until
 from worker.backends.memory import MemoryCompute
-from worker.backends.memory_world import Fault
+from worker.backends.memory_world import Container, Fault
 from worker.crypto.keyring import StaticKey
 from worker.domain import Image, Secret, WorkspaceId, WorkspaceStatus
 from worker.images.simulated import SimulatedImages
@@ -234,6 +234,17 @@ def test_a_failed_first_provision_keeps_volumes_that_were_there_before(setting: 
 
     assert {thing.kind for thing in setting.compute.things()} == {"volume"}
     assert setting.open_ledger(workspace) == 2
+
+
+def test_a_name_that_a_stranger_holds_ends_in_failed_and_leaves_the_stranger(setting: Setting, workspace: WorkspaceId) -> None:
+    stranger = MemoryCompute(path=setting.compute.world.path, installation="another")
+    with stranger.world.change() as now:
+        now.containers[f"ws-{workspace[:12]}"] = Container("x", {}, [], running=True)
+    ended = setting.run("workspace.provision", workspace, "failed")
+
+    assert ended["error"]["code"] == "foreign"
+    assert list(stranger.world.now().containers) == [f"ws-{workspace[:12]}"]
+    assert setting.compute.things() == []
 
 
 def test_a_host_that_is_busy_is_asked_again(setting: Setting, workspace: WorkspaceId) -> None:
