@@ -13,7 +13,11 @@ ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 LIMIT = 350
 #: Longer than the limit, with the reason.
-LONG: dict[str, str] = {}
+LONG: dict[str, str] = {
+    "tests/integration/test_engine.py": "the rules of the engine are read side by side",
+    "tests/integration/test_image_builds.py": "all of a build's life shares one bench",
+    "tests/unit/test_docker_shape.py": "tables of what the engine is told and what it answers",
+}
 
 
 def sources() -> list[Path]:
@@ -51,5 +55,5 @@ def test_only_two_modules_import_celery() -> None:
 def test_what_exists_outside_is_written_down_before_it_is_made() -> None:
     order = [step.name for step in KINDS[0].machine.steps]
 
-    assert list(pairwise(order))[0] == ("admit", "image")
+    assert next(pairwise(order)) == ("admit", "image")
     assert order.index("admit") < order.index("storage") < order.index("container") < order.index("start")
