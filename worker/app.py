@@ -4,12 +4,15 @@ A message is a doorbell and carries one id. The job's row says everything else, 
 late changes nothing but the moment at which somebody looks.
 """
 
+import signal
+import warnings
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery, signals
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from kombu.exceptions import OperationalError
 
 from config import celery as knobs
@@ -21,6 +24,9 @@ from worker.runtime import Runtime
 
 log = structlog.get_logger()
 
+# Celery warns root of pickled messages, which this app refuses (config/celery.py); as root it is run in containers.
+warnings.filterwarnings("ignore", category=SecurityWarning)
+
 #: Seconds that a bell may cost; a slower broker counts as absent.
 _BUDGET = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
 
@@ -30,11 +36,14 @@ class WorkerApp(Celery):
 
     kinds: dict[str, Kind]
     runtime: Runtime | None
+    #: a parent of ours decides when this process stops
+    supervised: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kinds = {}
         self.runtime = None
+        self.supervised = False
 
     def add_kind(self, kind: Kind) -> None:
         """Put a kind into the catalogue and register its task under the kind's own name."""
@@ -68,6 +77,14 @@ app.add_defaults(lambda: knobs.conf(environment.load()))
 def _start(**_: object) -> None:
     app.loader.import_default_modules()
     app.runtime = Runtime.start(environment.load(), app.kinds, assemble)
+
+
+@signals.worker_ready.connect
+def _obey_the_parent(**_: object) -> None:
+    """Celery has just put its own answers to a terminal's signals in place: on a hang-up it would start the command line anew."""
+    if app.supervised:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 @signals.worker_shutting_down.connect
