@@ -20,6 +20,7 @@ from config import settings as environment
 from worker.assembly import assemble
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
+from worker.errors import Misconfigured
 from worker.runtime import Runtime
 
 log = structlog.get_logger()
@@ -103,6 +104,19 @@ def _broker_errors() -> tuple[type[BaseException], ...]:
     """What the broker's own client raises when it is away: each transport has its own."""
     errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
     return (OperationalError, OSError, *errors)
+
+
+def broker_answers() -> bool:
+    """Whether a bell could be sent right now; the question of `doctor`. Raises Misconfigured for an address that is none."""
+    try:
+        connection: Any = app.connection_for_write(transport_options=_BUDGET)
+        with connection:
+            connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
+    except (KeyError, ValueError, ImportError) as error:
+        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
+    except _broker_errors():
+        return False
+    return True
 
 
 class Publisher:

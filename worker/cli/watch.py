@@ -57,7 +57,7 @@ class Display:
         for step in job["steps"]:
             if step["state"] in _MARKS and self._first(step["name"], step["state"], str(step["finished_at"])):
                 tries = f"  ({step['attempts']} tries)" if step["attempts"] > 1 else ""
-                words.say(f"  {_MARKS[step['state']]} {step['name']:<20} {words.duration(step['duration_ms']):>10}{tries}")
+                self._say(f"  {_MARKS[step['state']]} {step['name']:<20} {words.duration(step['duration_ms']):>10}{tries}")
 
     def now(self, what: str) -> None:
         """What happens at this moment: live on a terminal; elsewhere one line when it takes its time."""
@@ -67,7 +67,11 @@ class Display:
         if self._live is not None:
             self._live.update(words.printable(f"{what}  {seconds:.0f} s"))
         elif seconds >= _SILENCE_S and self._first("now", what):
-            words.say(f"  … {words.printable(what)}")
+            self._say(f"  … {words.printable(what)}")
+
+    def _say(self, line: str) -> None:
+        """Above the line that moves, where there is one."""
+        words.say(line) if self._live is None else self._live.console.print(line)
 
     def _first(self, *what: str) -> bool:
         new = what not in self._told
