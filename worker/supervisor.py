@@ -3,8 +3,8 @@
 Modules are loaded before the fork, so that a fresh process is at work within a fraction of a second and shares their
 memory. No thread and no connection exists before the fork; each child opens its own.
 
-SIGTERM or SIGINT once: children stop claiming, reach their next commit, leave. Twice: they are killed, and their leases
-do the rest.
+SIGTERM, SIGINT or SIGHUP once: children stop claiming, reach their next commit, leave. Twice: they are killed, and their
+leases do the rest.
 """
 
 import os
@@ -29,6 +29,12 @@ _SETTLED_S = 20.0
 Main = Callable[[], int]
 
 
+def stop_signals() -> list[signal.Signals]:
+    """What ends a daemon; a closed terminal as well, unless somebody has asked that it be ignored (nohup)."""
+    hangup = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 class Supervisor:
     """Keeps one process for each name alive until it is told to stop."""
 
@@ -47,7 +53,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Until every process has left after a stop. Answers 0, or 1 when one had to be killed."""
-        before = {number: signal.signal(number, self._on_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._on_stop) for number in stop_signals()}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
         killed = False
@@ -87,6 +93,7 @@ class Supervisor:
         """In the child: nothing of the parent's signals, and an end when the parent is gone."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # A terminal's Ctrl-C reaches the whole group: the parent alone turns it into a stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

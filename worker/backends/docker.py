@@ -164,6 +164,16 @@ class DockerCompute:
         """The host's address on the workspace network, which is made when it is missing: where the receiver listens."""
         return gateway_of(self._network_now())
 
+    def found_gateway(self) -> str | None:
+        """As `gateway`, None while the network is not there: nothing is made."""
+        found = self._engine.found_network(self._network)
+        return None if found is None else gateway_of(found)
+
+    @property
+    def address(self) -> str:
+        """Where the engine is asked."""
+        return self._engine.address
+
     def version(self) -> str:
         """The engine's own version; the question that tells whether it answers. Raises Unreachable or Misconfigured."""
         return self._engine.version()

@@ -23,6 +23,9 @@ class Clients:
     def __init__(self, base_url: str | None = None) -> None:
         self._options: dict[str, Any] = {"base_url": base_url} if base_url else dict(kwargs_from_env(dict(os.environ)))
         address = parse_host(self._options.get("base_url"), tls="tls" in self._options) or ""
+        scheme, _, rest = address.removeprefix("http+").partition("://")
+        #: where the engine is asked, without what an `ssh://` address says before its host
+        self.address = f"{scheme}://{rest.rpartition('@')[2]}"
         self._socket = address.removeprefix(_UNIX) if address.startswith(_UNIX) else None
         self._here = threading.local()
         self._all: WeakSet[APIClient] = WeakSet()

@@ -32,6 +32,13 @@ def ensure_network(client: APIClient, name: str, labels: Mapping[str, str]) -> d
     return chosen
 
 
+def found_network(client: APIClient, name: str) -> dict[str, Any] | None:
+    """The network of that name as it is now; nothing is made."""
+    with translated("list networks"):
+        found = _named(client, name)
+    return oldest(found) if found else None
+
+
 def _named(client: APIClient, name: str) -> list[dict[str, Any]]:
     """Exactly of that name: the engine's own filter takes a part of it."""
     return [network for network in client.networks(filters={"name": name}) if network["Name"] == name]

@@ -55,6 +55,13 @@ class Cache:
         if self._redis is not None:
             self._redis.close()
 
+    def answers(self) -> bool:
+        """Whether Redis can be used right now; the question of `doctor`."""
+        try:
+            return self._redis is not None and bool(self._redis.ping())
+        except (RedisError, OSError):
+            return False
+
     def mark_online(self, workspace_id: str, url: str | None, internal_url: str | None) -> None:
         """It answers, and there. An address that is None keeps whatever is cached."""
 
