@@ -1,0 +1,1 @@
+"""Where and how much: the environment, frozen. Imports nothing of ours."""

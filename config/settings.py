@@ -100,7 +100,9 @@ class Settings(BaseModel):
     )
     receiver_addr: Address = Field("127.0.0.1:8700", alias="MOLECULE_WORKER_RECEIVER_ADDR", description="Faces workspaces.")
     admin_addr: Address = Field("127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators.")
-    lease_s: Seconds = Field(3.0, alias="MOLECULE_WORKER_LEASE_S", description="A silent process loses its work after this, seconds.")
+    lease_s: Seconds = Field(
+        3.0, alias="MOLECULE_WORKER_LEASE_S", description="A silent process loses its work after this, seconds."
+    )
     poll_s: Seconds = Field(1.0, alias="MOLECULE_WORKER_POLL_S", description="How often a worker looks by itself, seconds.")
     processes: Annotated[int, Field(ge=1, le=64)] = Field(
         1, alias="MOLECULE_WORKER_PROCESSES", description="Celery worker processes that `run` supervises."
@@ -111,7 +113,9 @@ class Settings(BaseModel):
     queues: str = Field(
         "", alias="MOLECULE_WORKER_QUEUES", description="Comma-separated queues to serve. Default: this host's own."
     )
-    log_format: Literal["json", "console"] = Field("json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people.")
+    log_format: Literal["json", "console"] = Field(
+        "json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", alias="MOLECULE_WORKER_LOG_LEVEL", description="Least severe level that is written."
     )
@@ -120,7 +124,9 @@ class Settings(BaseModel):
         alias="MOLECULE_WORKER_ENV_PASSTHROUGH",
         description="Comma-separated names of host variables that every workspace receives.",
     )
-    docker_host: str = Field("local", alias="MOLECULE_WORKER_DOCKER_HOST_NAME", description="Name of this Docker daemon in placements.")
+    docker_host: str = Field(
+        "local", alias="MOLECULE_WORKER_DOCKER_HOST_NAME", description="Name of this Docker daemon in placements."
+    )
     network: str = Field("molecule-monorepo-net", alias="MOLECULE_WORKER_NETWORK", description="Docker network of workspaces.")
 
     @field_validator("database_url", "redis_url", "celery_broker_url", "platform_url", "image_registry", mode="before")

@@ -9,9 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import text
-from tests.conftest import Database
 
 from config import settings as environment
+from tests.conftest import Database
 from worker.engine.drive import Journal
 from worker.engine.kinds import Arg, Kind
 from worker.engine.machine import NOTHING, Done, Effect, Machine, NotYet, Passage, Retry, Step
@@ -53,7 +53,9 @@ def step(name: str, *, undo: bool = True, within: timedelta = 60 * SECOND, retry
     return Step(name, do=effect(name), undo=effect(f"undo {name}") if undo else NOTHING, within=within, retry=retry)
 
 
-def toy_kind(kind: str = "toy.make", *, steps: int = 3, only_forward: bool = False, supersedes: bool = False, widens: Sequence[str] = ()) -> Kind:
+def toy_kind(
+    kind: str = "toy.make", *, steps: int = 3, only_forward: bool = False, supersedes: bool = False, widens: Sequence[str] = ()
+) -> Kind:
     rows = tuple(step(f"s{n}", undo=not only_forward) for n in range(1, steps + 1))
     args = {"id": Arg("uuid"), **{name: Arg("boolean", required=False, default=False) for name in widens}}
     return Kind(Machine(kind, rows, only_forward), "toy:", "id", args, "toy", supersedes, widens)

@@ -14,9 +14,9 @@ from kombu.exceptions import OperationalError
 
 from config import celery as knobs
 from config import settings as environment
+from worker.assembly import assemble
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
-from worker.assembly import assemble
 from worker.runtime import Runtime
 
 log = structlog.get_logger()

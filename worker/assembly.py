@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import cache
 from threading import Event, Thread
 
 import docker
@@ -73,7 +72,9 @@ def compute_of(settings: Settings, engine: Engine) -> DockerCompute | MemoryComp
             keeps_sessions=keeps_sessions,
             platform_url=settings.platform_url or f"http://{settings.receiver_addr}",
         )
-    tiers = {f"TIER{n}_{what}": getattr(settings, f"tier{n}_{what.lower()}") for n in (2, 3, 4) for what in ("MEMORY_MB", "CPU_SHARES")}
+    tiers = {
+        f"TIER{n}_{what}": getattr(settings, f"tier{n}_{what.lower()}") for n in (2, 3, 4) for what in ("MEMORY_MB", "CPU_SHARES")
+    }
     return DockerCompute(
         shape=Shape(installation, restart_policy_of(settings.restart_policy), sizes_of(tiers)),
         network=settings.network,

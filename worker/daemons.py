@@ -1,4 +1,4 @@
-"""What the forked processes are: a Celery worker, and the one that rings and receives. Loaded by the parent, so they share its memory."""
+"""What the forked processes are: a Celery worker, and the one that rings and receives. Loaded before the fork."""
 
 import signal
 from collections.abc import Callable

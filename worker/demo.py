@@ -92,7 +92,11 @@ def _stage(busybox: Path | None) -> Iterator[Mapping[str, str]]:
     """The stack and the daemon, in a folder of their own that stays for the next time."""
     folder = environment.load({}).state_dir.with_name("molecule-worker-demo")
     around = {
-        **{name: value for name, value in os.environ.items() if name not in {"DATABASE_URL", "REDIS_URL", "PLATFORM_URL", "MOLECULE_IMAGE_REGISTRY"}},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name not in {"DATABASE_URL", "REDIS_URL", "PLATFORM_URL", "MOLECULE_IMAGE_REGISTRY"}
+        },
         "MOLECULE_WORKER_STATE_DIR": str(folder),
         "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
         "MOLECULE_WORKER_NETWORK": "molecule-demo-net",

@@ -40,9 +40,7 @@ class WorkerError(Exception):
     code = "internal"
     blame = Blame.INTERNAL
 
-    def __init__(
-        self, message: str, *, hint: str = "", code: str | None = None, detail: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, hint: str = "", code: str | None = None, detail: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -32,7 +32,9 @@ LOST = 75
 def database_url(settings: Settings) -> Secret:
     """DATABASE_URL. Raises Misconfigured when it is not set."""
     if settings.database_url is None:
-        raise Misconfigured("read settings: DATABASE_URL is not set", hint="set it, or start the embedded stack with `molecule-worker up`")
+        raise Misconfigured(
+            "read settings: DATABASE_URL is not set", hint="set it, or start the embedded stack with `molecule-worker up`"
+        )
     return Secret(settings.database_url.get_secret_value())
 
 
@@ -90,7 +92,9 @@ class Runtime:
             with engine.connect() as connection:
                 stale = catalogue.differing(connection, kinds.values())
             if stale:
-                raise Misconfigured(f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate")
+                raise Misconfigured(
+                    f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
+                )
             register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
             world = assemble(settings, engine, register.process_id, opened)
             own = DatabaseJournal(url, engine, name=name)
@@ -145,7 +149,7 @@ def _drive_or_leave(
         kind = kinds.get(job.kind)
         drive(job, kind.machine if kind else None, world, journal, lease)
     except JournalLost as error:
-        log.error("journal lost", job=job.id, reason=error.message)
+        log.error("journal lost", job=job.id, reason=error.message)  # noqa: TRY400  because its cause is the network
         leave()
     except Exception:
         log.exception("drive broke", job=job.id)

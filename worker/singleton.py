@@ -6,8 +6,8 @@ host finds the address taken and stands by until it is free.
 
 import errno
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Event, Thread
 
 import structlog
@@ -74,7 +74,13 @@ class Listeners:
         host, port = listener.getsockname()[:2]
         log.info("receiver listens", address=f"{host}:{port}")
         config = uvicorn.Config(
-            self._application, log_config=None, access_log=False, server_header=False, timeout_keep_alive=30, limit_concurrency=512, lifespan="off"
+            self._application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=30,
+            limit_concurrency=512,
+            lifespan="off",
         )
         server = _Server(config)
         Thread(target=self._end, args=(server,), daemon=True).start()
@@ -102,9 +108,7 @@ class Listeners:
 class _Server(uvicorn.Server):
     """Without uvicorn's own signal handlers: the process's main thread decides when to stop."""
 
-    def install_signal_handlers(self) -> None:
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
         """Nothing: see above."""
-
-    def capture_signals(self):  # type: ignore[no-untyped-def]  # noqa: ANN201  because uvicorn's own is untyped
-        """Nothing: see above."""
-        return suppress()
+        yield

@@ -25,7 +25,9 @@ def set_tombstone(passage: Passage, _world: World) -> Done:
         if living:
             names = ", ".join(f"{child.name} ({child.id})" for child in living[:5])
             raise Refused(
-                f"delete workspace: it has {len(living)} children: {names}", hint="delete the children first, then retry", code="has_children"
+                f"delete workspace: it has {len(living)} children: {names}",
+                hint="delete the children first, then retry",
+                code="has_children",
             )
         first = workspaces.tombstone(connection, workspace.id)
         return {"row": "removed" if first else "was removed"}

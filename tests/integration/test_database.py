@@ -1,6 +1,7 @@
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
+
 from tests.conftest import Database
 
 

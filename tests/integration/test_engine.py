@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+
 from tests.conftest import Database
 from tests.toys import Stage, ask, process, remember, state, status, toy_kind
 from tests.waiting import until
-
 from worker.engine.machine import Blocked, Done, NotYet, Passage
 from worker.errors import Fatal, Refused, Retryable
 from worker.store import requests
@@ -81,7 +81,13 @@ def test_a_fatal_step_undoes_newest_first_itself_included(database: Database, st
         ended = ends(database, ask(database), "failed")
 
     assert stage.calls == ["s1", "s2", "undo s2", "undo s1"]
-    assert ended["error"] == {"code": "refused", "message": "make thing: no", "hint": "ask for another", "blame": "tenant", "step": "s2"}
+    assert ended["error"] == {
+        "code": "refused",
+        "message": "make thing: no",
+        "hint": "ask for another",
+        "blame": "tenant",
+        "step": "s2",
+    }
 
 
 def test_a_retryable_step_is_tried_as_often_as_its_row_says(database: Database, stage: Stage) -> None:

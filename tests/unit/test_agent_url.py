@@ -14,7 +14,7 @@ PUBLIC = "93.184.216.34"
 
 
 def leads_to(*addresses: str) -> agent_url.Lookup:
-    return lambda host: addresses
+    return lambda _: addresses
 
 
 def unasked(host: str) -> Sequence[str]:
@@ -29,19 +29,105 @@ def refused(url: str, *, saas: bool, lookup: agent_url.Lookup = unasked) -> str:
     return caught.value.message
 
 
-NEVER = """
-http://127.0.0.1:8000 http://127.0.0.1 http://127.1.2.3/ http://127.0.0.1. http://127.1 http://127.0.1 http://2130706433
-http://0x7f000001 http://0x7f.0.0.1 http://0177.0.0.1 http://017700000001 http://127.0.0.0x1 http://0x7f.1 http://00000177.1
-http://0 http://0.0.0.0 http://0x http://0.1.2.3 http://localhost http://LOCALHOST:8000 http://localhost. http://a.localhost
-http://foo.LocalHost/ http://169.254.169.254/latest/meta-data http://169.254.170.2 http://2852039166 http://0xa9fea9fe
-http://169.254.169.254. http://0251.0376.0251.0376 http://[::1] http://[0:0:0:0:0:0:0:1]:8000 http://[::] http://[::ffff:127.0.0.1]
-http://[::ffff:7f00:1] http://[::ffff:169.254.169.254] http://[::ffff:0:127.0.0.1] http://[::127.0.0.1] http://[64:ff9b::7f00:1]
-http://[64:ff9b::169.254.169.254] http://[64:ff9b:1::7f00:1] http://[2002:7f00:1::] http://[2001:0:53aa::1] http://[fe80::1]
-http://[fe80::1%25eth0] http://[fe80::1%eth0] http://[febf::1] http://[fec0::1] http://[fd00:ec2::254] http://[ff02::1]
-http://[2001:db8::1] http://[100::1] http://[5f00::1] http://[3fff::1] http://224.0.0.1 http://239.255.255.250 http://240.0.0.1
-http://255.255.255.255 http://100.64.0.1 http://100.100.100.200 http://192.0.0.192 http://192.0.2.7 http://198.18.0.1
-http://198.51.100.9 http://203.0.113.7 http://192.88.99.1
-""".split()
+NEVER = [
+    *(
+        "http://127.0.0.1:8000",
+        "http://127.0.0.1",
+        "http://127.1.2.3/",
+        "http://127.0.0.1.",
+    ),
+    *(
+        "http://127.1",
+        "http://127.0.1",
+        "http://2130706433",
+        "http://0x7f000001",
+    ),
+    *(
+        "http://0x7f.0.0.1",
+        "http://0177.0.0.1",
+        "http://017700000001",
+        "http://127.0.0.0x1",
+    ),
+    *(
+        "http://0x7f.1",
+        "http://00000177.1",
+        "http://0",
+        "http://0.0.0.0",
+    ),
+    *(
+        "http://0x",
+        "http://0.1.2.3",
+        "http://localhost",
+        "http://LOCALHOST:8000",
+    ),
+    *(
+        "http://localhost.",
+        "http://a.localhost",
+        "http://foo.LocalHost/",
+        "http://169.254.169.254/latest/meta-data",
+    ),
+    *(
+        "http://169.254.170.2",
+        "http://2852039166",
+        "http://0xa9fea9fe",
+        "http://169.254.169.254.",
+    ),
+    *(
+        "http://0251.0376.0251.0376",
+        "http://[::1]",
+        "http://[0:0:0:0:0:0:0:1]:8000",
+        "http://[::]",
+    ),
+    *(
+        "http://[::ffff:127.0.0.1]",
+        "http://[::ffff:7f00:1]",
+        "http://[::ffff:169.254.169.254]",
+        "http://[::ffff:0:127.0.0.1]",
+    ),
+    *(
+        "http://[::127.0.0.1]",
+        "http://[64:ff9b::7f00:1]",
+        "http://[64:ff9b::169.254.169.254]",
+        "http://[64:ff9b:1::7f00:1]",
+    ),
+    *(
+        "http://[2002:7f00:1::]",
+        "http://[2001:0:53aa::1]",
+        "http://[fe80::1]",
+        "http://[fe80::1%25eth0]",
+    ),
+    *(
+        "http://[fe80::1%eth0]",
+        "http://[febf::1]",
+        "http://[fec0::1]",
+        "http://[fd00:ec2::254]",
+    ),
+    *(
+        "http://[ff02::1]",
+        "http://[2001:db8::1]",
+        "http://[100::1]",
+        "http://[5f00::1]",
+    ),
+    *(
+        "http://[3fff::1]",
+        "http://224.0.0.1",
+        "http://239.255.255.250",
+        "http://240.0.0.1",
+    ),
+    *(
+        "http://255.255.255.255",
+        "http://100.64.0.1",
+        "http://100.100.100.200",
+        "http://192.0.0.192",
+    ),
+    *(
+        "http://192.0.2.7",
+        "http://198.18.0.1",
+        "http://198.51.100.9",
+        "http://203.0.113.7",
+    ),
+    *("http://192.88.99.1",),
+]
 
 MALFORMED = [
     *("", "http://", "http:///path", "ws-0f3c9a52-7d1:8000", "//93.184.216.34", "93.184.216.34:8000", "http:93.184.216.34"),
@@ -54,7 +140,7 @@ MALFORMED = [
         "http://93.184.216.34\\@127.0.0.1",
         "http://%31%32%37.0.0.1",
         "http://127。0。0。1",
-        "http://１２７.0.0.1",
+        "http://\uff11\uff12\uff17.0.0.1",
     ),
     *(
         "http://a..b",

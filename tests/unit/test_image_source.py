@@ -45,7 +45,22 @@ def test_a_listed_runtime_is_let_through(runtime: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "runtime", ["", " ", " hermes", "hermes ", "hermes\n", "Hermes", "HERMES", "../x", "hermes/../x", "herm", "hermes:latest", "hermès", "a" * 500]
+    "runtime",
+    [
+        "",
+        " ",
+        " hermes",
+        "hermes ",
+        "hermes\n",
+        "Hermes",
+        "HERMES",
+        "../x",
+        "hermes/../x",
+        "herm",
+        "hermes:latest",
+        "hermès",
+        "a" * 500,
+    ],
 )
 def test_anything_but_a_listed_runtime_is_refused(runtime: str) -> None:
     with pytest.raises(Refused) as caught:
@@ -67,7 +82,9 @@ def test_registry_mode_refuses_in_words_and_never_builds() -> None:
 TOKEN = Secret("tok+en/with=signs")
 
 
-@pytest.mark.parametrize("text", [TOKEN.reveal(), "tok%2Ben%2Fwith%3Dsigns", "dG9rK2VuL3dpdGg9c2lnbnM=", "dG9rK2VuL3dpdGg9c2lnbnM", basic(TOKEN)])
+@pytest.mark.parametrize(
+    "text", [TOKEN.reveal(), "tok%2Ben%2Fwith%3Dsigns", "dG9rK2VuL3dpdGg9c2lnbnM=", "dG9rK2VuL3dpdGg9c2lnbnM", basic(TOKEN)]
+)
 def test_every_spelling_of_the_token_is_masked(text: str) -> None:
     assert Redaction(TOKEN)(f"before {text} after").startswith("before ***")
     assert text not in Redaction(TOKEN)(f"before {text} after")

@@ -51,7 +51,10 @@ def show(job_id: str, *, as_json: bool) -> None:
         return
     words.pairs(
         {
-            **{name: job[name] for name in ("id", "kind", "subject", "state", "step", "direction", "requested_by", "created_at", "finished_at")},
+            **{
+                name: job[name]
+                for name in ("id", "kind", "subject", "state", "step", "direction", "requested_by", "created_at", "finished_at")
+            },
             "waits for": waits or job["waiting_for"],
         }
     )
@@ -101,17 +104,23 @@ def retry(job_ids: Sequence[str], *, wait: bool) -> int:
 @click.argument("kind")
 @click.argument("pairs", metavar="key=value…", nargs=-1)
 @click.option("--idempotency-key", help="The same key again returns the same job.")
-@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]), help="Not before this time.")
+@click.option(
+    "--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]), help="Not before this time."
+)
 @click.option("--priority", type=click.IntRange(0, 1000), default=100, show_default=True, help="Lower runs first.")
 @click.option("--wait", is_flag=True, help="Watch it until it ends.")
-def enqueue(
-    kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: datetime | None, priority: int, wait: bool
-) -> int:
+def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: datetime | None, priority: int, wait: bool) -> int:
     """Store a job; its id on stdout."""
     args = dict(map(_pair, pairs))
     with context.writing() as connection:
         job_id, created = requests.enqueue(
-            connection, kind, args, idempotency_key=idempotency_key, run_at=_aware(at), priority=priority, requested_by=context.requested_by()
+            connection,
+            kind,
+            args,
+            idempotency_key=idempotency_key,
+            run_at=_aware(at),
+            priority=priority,
+            requested_by=context.requested_by(),
         )
     click.echo(job_id)
     if not created:

@@ -72,7 +72,11 @@ def from_file(path: Path) -> dict[str, Secret]:
             continue
         name, mark, value = text.partition("=")
         if not mark:
-            raise Refused(f"read secrets: line {number} is not KEY=value", hint="see the file; its content is not repeated here", code="bad_file")
+            raise Refused(
+                f"read secrets: line {number} is not KEY=value",
+                hint="see the file; its content is not repeated here",
+                code="bad_file",
+            )
         value = value.strip()
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
         found[name.strip()] = Secret(value[1:-1] if quoted else value)

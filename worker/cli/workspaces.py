@@ -105,7 +105,8 @@ def show(workspace_id: str, *, as_json: bool) -> None:
         place = store.placement(connection, ident)
         outside = ledger.present(connection, f"workspace:{ident}")
         jobs = connection.execute(
-            text("SELECT id, kind, state, created_at FROM worker.jobs WHERE subject = :s ORDER BY seq DESC LIMIT 10"), {"s": f"workspace:{ident}"}
+            text("SELECT id, kind, state, created_at FROM worker.jobs WHERE subject = :s ORDER BY seq DESC LIMIT 10"),
+            {"s": f"workspace:{ident}"},
         ).all()
     row = {
         **{name: getattr(found, name) for name in ("id", "name", "status", "runtime", "tier", "role", "parent_id", "url")},
@@ -154,7 +155,9 @@ def delete(workspace_id: str, *, dry_run: bool, wait: bool) -> int:
             listed = ", ".join(f"{child.name} ({child.id})" for child in living)
             raise words.Unsafe(f"delete workspace: it has {len(living)} children: {listed}", hint="delete the children first")
         if dry_run:
-            words.say(f"would remove {found.name if found else ident}: {', '.join(thing.name for thing in outside) or 'nothing exists outside'}")
+            words.say(
+                f"would remove {found.name if found else ident}: {', '.join(thing.name for thing in outside) or 'nothing exists outside'}"
+            )
             return words.DONE
         job_id, _ = requests.enqueue(connection, "workspace.delete", {"workspace_id": ident}, requested_by=context.requested_by())
     if not wait:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from worker.engine.machine import NOTHING, Blocked, Done, Facts, Direction, NotYet, Result, Step
+from worker.engine.machine import NOTHING, Blocked, Direction, Done, Facts, NotYet, Result, Step
 from worker.errors import Blame, Fatal, Retryable, WorkerError
 
 

@@ -232,7 +232,7 @@ def _act(walk: _Walk, world: object, tenure: Tenure, bound: Any) -> Result:
     except CryptoError as error:
         bound.error("step failed", step=step.name, code=error.code, reason=error.message)
         return _as_fatal(error)
-    except Exception:
+    except Exception:  # noqa: BLE001  because this is the outermost frame of an effect
         bound.exception("step broke", step=step.name)
         return Retryable(f"run {step.name}: internal error", hint="the worker's log has the cause", code="internal")
 
@@ -317,5 +317,3 @@ def _say(bound: Any, walk: _Walk, decision: Decision) -> None:
             bound.info("ended", state=str(rest), step=walk.name, ms=took)
         case Move(direction=direction):
             bound.debug("step done", step=walk.name, direction=str(direction), ms=took)
-
-

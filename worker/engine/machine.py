@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any, Final, Protocol
 
 from worker.errors import Fatal, Retryable
@@ -170,14 +171,14 @@ class Machine:
     def mermaid(self) -> str:
         """The machine as a Mermaid state diagram; the README's copy is compared with it by a test."""
         lines = ["stateDiagram-v2", "    direction LR", f"    [*] --> {self.steps[0].name}"]
-        lines += [f"    {a.name} --> {b.name}" for a, b in zip(self.steps, self.steps[1:], strict=False)]
+        lines += [f"    {a.name} --> {b.name}" for a, b in pairwise(self.steps)]
         lines.append(f"    {self.steps[-1].name} --> succeeded")
         if self.only_forward:
             lines += [f"    {step.name} --> blocked: a person must help" for step in self.steps]
             return "\n".join(lines)
         undone = [step for step in self.steps if step.undo is not NOTHING]
         lines += [f"    {step.name} --> undo_{self._first_undo(step)}" for step in self.steps if self._first_undo(step)]
-        lines += [f"    undo_{b.name} --> undo_{a.name}" for a, b in zip(undone, undone[1:], strict=False)]
+        lines += [f"    undo_{b.name} --> undo_{a.name}" for a, b in pairwise(undone)]
         if undone:
             lines.append(f"    undo_{undone[0].name} --> failed")
         return "\n".join(lines)

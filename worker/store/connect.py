@@ -1,7 +1,7 @@
 """Connections to Postgres: a small SQLAlchemy pool for what is not hot, held psycopg2 connections for what is."""
 
 import psycopg2
-from psycopg2.extensions import connection as RawConnection
+from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError

@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import connection as RawConnection
+from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -93,8 +93,8 @@ class Claims:
             try:
                 with connection.cursor() as cursor:
                     cursor.execute(
-                        "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, error, "
-                        "requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
+                        "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
+                        "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None),
                     )
                     rows = cursor.fetchall()
@@ -134,7 +134,9 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         error=error,
         requested_by=requested_by,
         past=[
-            PastStep(Direction(p["direction"]), p["position"], p["name"], p["status"], p["facts"], timedelta(milliseconds=p["ago_ms"]))
+            PastStep(
+                Direction(p["direction"]), p["position"], p["name"], p["status"], p["facts"], timedelta(milliseconds=p["ago_ms"])
+            )
             for p in past or ()
         ],
     )
@@ -201,7 +203,9 @@ class Transactions:
                 answer = connection.execute(text("SELECT worker.apply(CAST(:d AS jsonb))"), {"d": json.dumps([full])}).scalar_one()
                 replies = _replies(answer)
                 if record["job"] not in replies:
-                    raise Fenced("apply decision: the subject is held by somebody else")
+                    raise Fenced(  # noqa: TRY301  because leaving the block by an error is what rolls back
+                        "apply decision: the subject is held by somebody else"
+                    )
                 return replace(replies[str(record["job"])], facts=more or {})
         except Fenced:
             # Raised above only to roll back what `rows` wrote.
@@ -215,8 +219,9 @@ class Transactions:
                     text(
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
                         "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts "
-                        "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id WHERE s.job_id = :job AND s.direction = :direction "
-                        "AND s.position = :position AND s.status = 'done' AND s.fence = :fence"
+                        "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id "
+                        "WHERE s.job_id = :job AND s.direction = :direction AND s.position = :position "
+                        "AND s.status = 'done' AND s.fence = :fence"
                     ),
                     {key: record[key] for key in ("job", "direction", "position", "fence")},
                 ).one_or_none()

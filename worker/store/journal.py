@@ -83,7 +83,9 @@ class Journal:
                 for entry in batch:
                     self._write([entry])
                 return
-            log.error("decision refused", sqlstate=error.pgcode, job=batch[0][0]["job"], step=batch[0][0]["name"])
+            job, step = batch[0][0]["job"], batch[0][0]["name"]
+            # Without the trace, because the driver quotes the values of a statement.
+            log.error("decision refused", sqlstate=error.pgcode, job=job, step=step)  # noqa: TRY400
             _fail(batch, JournalLost("apply decision: the database refused it", hint="the worker's log names the SQLSTATE"))
         else:
             for record, future in batch:

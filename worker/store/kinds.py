@@ -14,7 +14,8 @@ def write(connection: Connection, kinds: Iterable[Kind], *, backend: str, host: 
     for kind in kinds:
         connection.execute(
             text(
-                "INSERT INTO worker.kinds (kind, subject_prefix, subject_arg, args, steps, queue, only_forward, supersedes, widens) "
+                "INSERT INTO worker.kinds "
+                "(kind, subject_prefix, subject_arg, args, steps, queue, only_forward, supersedes, widens) "
                 "VALUES (:kind, :prefix, :arg, CAST(:args AS jsonb), :steps, :queue, :only_forward, :supersedes, :widens) "
                 "ON CONFLICT (kind) DO UPDATE SET subject_prefix = excluded.subject_prefix, subject_arg = excluded.subject_arg, "
                 "args = excluded.args, steps = excluded.steps, queue = excluded.queue, only_forward = excluded.only_forward, "

@@ -31,7 +31,9 @@ def refusals() -> Iterator[None]:
         if code is None:
             raise
         said = getattr(error.orig, "diag", None)
-        raise Refused(getattr(said, "message_primary", None) or code, hint=getattr(said, "message_hint", None) or "", code=code) from error
+        raise Refused(
+            getattr(said, "message_primary", None) or code, hint=getattr(said, "message_hint", None) or "", code=code
+        ) from error
 
 
 def enqueue(

@@ -16,7 +16,11 @@ STATES: Final = ("queued", "running", "waiting", "blocked", "succeeded", "failed
 
 def job(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
     """One job with its steps, as `jobs show --json` prints it, plus `waiting_for` and `queue`. None when there is none."""
-    found = connection.execute(text("SELECT * FROM worker.job_status WHERE id = CAST(:id AS uuid)"), {"id": job_id}).mappings().one_or_none()
+    found = (
+        connection.execute(text("SELECT * FROM worker.job_status WHERE id = CAST(:id AS uuid)"), {"id": job_id})
+        .mappings()
+        .one_or_none()
+    )
     if found is None:
         return None
     return {**{name: found[name] for name in _SHOWN}, "waiting_for": found["waiting_for"], "queue": found["queue"]}
@@ -30,8 +34,8 @@ def jobs(
         dict(row)
         for row in connection.execute(
             text(
-                "SELECT id, kind, subject, state, step, direction, attempt, requested_by, created_at, finished_at, waiting_for, error "
-                "FROM worker.job_status WHERE (CAST(:state AS text) IS NULL OR state = :state) "
+                "SELECT id, kind, subject, state, step, direction, attempt, requested_by, created_at, finished_at, "
+                "waiting_for, error FROM worker.job_status WHERE (CAST(:state AS text) IS NULL OR state = :state) "
                 "AND (NOT :failed OR state IN ('failed', 'blocked')) AND (CAST(:kind AS text) IS NULL OR kind = :kind) "
                 "AND (CAST(:subject AS text) IS NULL OR subject = :subject) ORDER BY created_at DESC LIMIT :most"
             ),
@@ -45,8 +49,8 @@ def why_waiting(connection: Connection, job_id: str) -> str | None:
     row = connection.execute(
         text(
             "SELECT j.state, j.queue, h.id::text AS holder, h.kind AS holder_kind, "
-            "EXISTS (SELECT FROM worker.processes p WHERE p.lease_until > clock_timestamp() AND j.queue = ANY (p.queues)) AS served "
-            "FROM worker.jobs j LEFT JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id "
+            "EXISTS (SELECT FROM worker.processes p WHERE p.lease_until > clock_timestamp() AND j.queue = ANY (p.queues)) "
+            "AS served FROM worker.jobs j LEFT JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id "
             "LEFT JOIN worker.jobs h ON h.id = s.job_id WHERE j.id = CAST(:id AS uuid)"
         ),
         {"id": job_id},

@@ -1,4 +1,4 @@
-"""The engine's tables, and the platform's where they do not exist. Goes forward only: it holds the record of what exists outside."""
+"""The engine's tables, and the platform's where they do not exist. Forward only: it holds the record of what exists outside."""
 
 from importlib import resources
 
