@@ -122,7 +122,7 @@ def supervise(own: "Settings", parts: tuple[str, ...]) -> int:
         mains |= {f"jobs-{n}": daemons.jobs for n in range(1, own.processes + 1)}
     if {"receiver", "clock"} & set(parts):
         mains["singleton"] = lambda: daemons.singleton(receiver="receiver" in parts, clock="clock" in parts, stop=Event())
-    return Supervisor(mains).run()
+    return Supervisor(mains, frozen_s=own.lease_s).run()
 
 
 def _refuse_unready(own: "Settings") -> None:
