@@ -8,7 +8,6 @@ from typing import Final
 from tests.bench import doorbell, idle, provision, takeover, throughput
 from tests.bench.ground import Ground, Teller
 from tests.bench.table import Row, show
-
 from worker.errors import WorkerError
 
 Measure = Callable[[Ground, Teller], list[Row]]

@@ -8,7 +8,6 @@ import sys
 
 from tests.bench import spans
 from tests.bench.toys import HELD, STAMPED
-
 from worker.app import app
 from worker.cli import context, daemon
 

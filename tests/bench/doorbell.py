@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import redis
 from sqlalchemy import text
+
 from tests.bench.ground import Database, Ground, Teller, ask, daemon
 from tests.bench.table import Row, percentile, spread, times
 from tests.waiting import until
-
 from worker.domain import Secret
 from worker.store import connect, requests
 
@@ -64,7 +64,7 @@ def _ours(ground: Ground, database: Database, tell: Teller) -> list[float]:
     return took[_WARM:]
 
 
-_random: Final = Random(7)  # noqa: S311  because a pause guards nothing
+_random: Final = Random(7)
 
 
 def _pause() -> None:

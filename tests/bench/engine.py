@@ -7,10 +7,9 @@ from contextlib import ExitStack
 from threading import Event
 from typing import Any
 
-from tests.bench.toys import FIVE
-
 from config import logs
 from config import settings as environment
+from tests.bench.toys import FIVE
 from worker.runtime import Runtime
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 from uuid import uuid4
 
 from sqlalchemy import Engine, create_engine, text
-from tests.waiting import until
 
+from tests.waiting import until
 from worker import embedded
 from worker.cli import words
 from worker.domain import Secret

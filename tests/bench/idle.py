@@ -9,13 +9,13 @@ from time import monotonic
 from typing import Final
 
 import httpx
+
+from config import settings as environment
 from tests.bench import procs
 from tests.bench.ground import ROOT, Database, Ground, Teller, alive, running
 from tests.bench.provision import NETWORK, engine_answers, network_of_ours
 from tests.bench.table import Row, percentile, spread, times
 from tests.waiting import until
-
-from config import settings as environment
 from worker.cli import daemon as product
 
 _COMMAND: Final = str(Path(sys.executable).with_name("molecule-worker"))

@@ -7,15 +7,15 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import Final
 
+import docker
 from sqlalchemy import text
+
+from config import settings as environment
 from tests.bench import spans
 from tests.bench.ground import ROOT, Database, Ground, Teller, ask, daemon
 from tests.bench.spans import Span
 from tests.bench.table import Row, percentile, spread, times
 from tests.waiting import until
-
-import docker
-from config import settings as environment
 from worker import demo
 from worker.domain import Placement
 from worker.forge import Forge, make_template

@@ -10,17 +10,17 @@ from typing import Final
 from uuid import uuid4
 
 from sqlalchemy import text
+
+from config import settings as environment
 from tests.bench.ground import Database, Ground, Teller, alive, ask, daemon
 from tests.bench.table import Row, percentile, spread, times
 from tests.bench.toys import STARTS
 from tests.waiting import until
-
-from config import settings as environment
 from worker.store import connect, requests
 
 #: Deaths of one daemon: beyond these its supervisor starts processes later and later, as it should.
 _EACH: Final = 4
-_random: Final = Random(7)  # noqa: S311  because it guards nothing
+_random: Final = Random(7)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from time import monotonic
 from typing import Final
 
 from sqlalchemy import text
+
+from config import settings as environment
 from tests.bench import procs
 from tests.bench.ground import Database, Ground, Teller, ask, running
 from tests.bench.table import Row, times
 from tests.bench.toys import FIVE
 from tests.waiting import until
-
-from config import settings as environment
 from worker.store import connect, kinds
 
 _ROUNDS: Final = 3

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.waiting import until
 
 #: A parent of one process that leaves its pid in a file and waits.
