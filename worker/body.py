@@ -72,5 +72,5 @@ def _text(text: str) -> str:
 
 
 def _too_large() -> HTTPException:
-    # The rest is not read, so the connection cannot be used again.
-    return HTTPException(413, f"read body: it is larger than {LIMIT_BYTES} bytes", headers={"Connection": "close"})
+    # Without `Connection: close`, because that resets the connection under the answer; the server discards the rest.
+    return HTTPException(413, f"read body: it is larger than {LIMIT_BYTES} bytes")

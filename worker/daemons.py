@@ -26,6 +26,7 @@ log = structlog.get_logger()
 def jobs() -> int:
     """A real Celery worker with its thread pool; its start-up begins the runtime (worker/app.py). Its exit code."""
     own = environment.load()
+    app.supervised = True
     worker = app.Worker(
         hostname=f"{process_name('jobs')}",
         pool="threads",

@@ -12,6 +12,7 @@ JobId = NewType("JobId", str)  #: lower-case UUID text with dashes
 
 DEFAULT_TIER: Final = 2
 TIERS: Final = (1, 2, 3, 4)
+JOB_STATES: Final = ("queued", "running", "waiting", "blocked", "succeeded", "failed", "cancelled")
 
 
 class Secret:

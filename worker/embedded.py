@@ -37,7 +37,11 @@ def start_postgres(folder: Path) -> Service:
     except ImportError as error:
         raise Misconfigured("start embedded Postgres: its wheel is not installed", hint="make venv, or set DATABASE_URL") from error
     folder.mkdir(parents=True, exist_ok=True)
-    server = get_server(folder, cleanup_mode=None)
+    try:
+        server = get_server(folder, cleanup_mode=None)
+    except (subprocess.SubprocessError, RuntimeError, OSError) as error:
+        hint = f"read {folder / 'log'}; where nothing was stored yet, remove {folder} and try again"
+        raise Misconfigured("start embedded Postgres: it did not come up", hint=hint) from error
     return Service(Secret(server.get_uri()), server.stop, server.get_pid())
 
 

@@ -206,7 +206,7 @@ class _Answer(BaseHTTPRequestHandler):
         branch, git = _BRANCH.match(path), _GIT.match(path)
         if not self.server.forge.admits(self.headers.get("Authorization")):
             self._send(401, b"", {"WWW-Authenticate": 'Basic realm="Gitea"'} if git else {})
-        elif branch and self.command == "GET" and branch[1] == ORGANISATION and branch[3] == "main":
+        elif branch and self.command == "GET" and (branch[1], branch[3]) == (ORGANISATION, "main") and branch[2].startswith(NAME):
             self._send_branch(branch[2])
         elif git and git[1] == ORGANISATION:
             self._run_git(path)
@@ -244,6 +244,9 @@ class _Answer(BaseHTTPRequestHandler):
             [_program(), "http-backend"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         ) as child:
             answer, _ = child.communicate(self.rfile.read(length))
+        if not answer:  # and not for its exit code, because a refusal of git is an answer, too
+            self._send(500, b"")
+            return
         head, _, body = answer.partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n") if ": " in line)
         status = int(headers.pop("Status", "200").split()[0])

@@ -1,11 +1,13 @@
 """The embedded stack's folder: what `up` started, where other terminals find it, and what a killed one left behind."""
 
+import fcntl
 import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from worker import embedded
@@ -13,37 +15,69 @@ from worker.domain import Secret
 from worker.errors import Misconfigured
 
 _FILE: Final = "stack.json"
-
-#: What the stack decides for every process that uses it.
-_NAMES: Final = ("DATABASE_URL", "REDIS_URL", "MOLECULE_BACKEND")
+#: Held by whoever runs the stack. The kernel frees it however that process ends, where a pid may be somebody else's by now.
+_LOCK: Final = "stack.lock"
+#: Looks at a held lock before it counts as held, because another terminal's question holds it for an instant.
+_LOOKS: Final = 10
+_LOOK_S: Final = 0.05
+_KEY: Final = "key"
 
 
 def running(state_dir: Path) -> Mapping[str, str]:
     """The environment of the stack that runs in this folder, empty when none does."""
-    found = _read(state_dir)
-    if not _lives(found.get("pid")):
-        return {}
-    return {name: str(found[name]) for name in _NAMES if found.get(name)}
+    found = _read(state_dir) if _is_held(state_dir) else {}
+    environment = found.get("environment")
+    return {str(name): str(value) for name, value in environment.items()} if isinstance(environment, dict) else {}
+
+
+def key_of_running(state_dir: Path) -> str | None:
+    """The fingerprint of the key that the running stack works with, None when none runs."""
+    found = _read(state_dir).get(_KEY) if _is_held(state_dir) else None
+    return str(found) if found else None
 
 
 @contextmanager
-def start(state_dir: Path, *, backend: str) -> Iterator[Mapping[str, str]]:
-    """Postgres and, where a program is found, Redis; ended at the end. Raises Misconfigured when one runs there already."""
-    if running(state_dir):
-        raise Misconfigured(f"start stack: one runs already in {state_dir}", hint="stop it, or set MOLECULE_WORKER_STATE_DIR")
-    state_dir.mkdir(parents=True, exist_ok=True)
+def reserved(state_dir: Path) -> Iterator[None]:
+    """The folder is ours. Raises Misconfigured when a stack runs there already, or when it cannot be used."""
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        reason = (error.strerror or "it cannot be used").lower()
+        hint = "point MOLECULE_WORKER_STATE_DIR at a folder of this user"
+        raise Misconfigured(f"use state folder {state_dir}: {reason}", hint=hint) from error
+    ours = [descriptor]
+    # Because a child that outlives its parent by a moment must not keep the next `up` out.
+    os.register_at_fork(after_in_child=lambda: os.close(ours.pop()) if ours else None)
+    try:
+        if not _locked(descriptor):
+            hint = "use it from here, stop it, or set MOLECULE_WORKER_STATE_DIR to another folder"
+            raise Misconfigured(f"start stack: one runs already in {state_dir}", hint=hint)
+        yield
+    finally:
+        ours.clear()
+        os.close(descriptor)
+
+
+@contextmanager
+def start(state_dir: Path, *, shared: Mapping[str, str], key: str) -> Iterator[Mapping[str, str]]:
+    """Postgres and, where a program is found, Redis, in a folder that is reserved; ended at the end. Raises Misconfigured.
+
+    `shared` are settings that other terminals must have alike, `key` is the key's fingerprint.
+    """
     _end_leftover(state_dir)
+    (state_dir / _FILE).unlink(missing_ok=True)
     with ExitStack() as closing:
         postgres = embedded.start_postgres(state_dir / "postgres")
         closing.callback(postgres.stop)
         redis = embedded.start_redis(state_dir / "redis")
         if redis is not None:
             closing.callback(redis.stop)
-        environment = {"DATABASE_URL": postgres.url.reveal(), "MOLECULE_BACKEND": backend}
+        environment = {**shared, "DATABASE_URL": postgres.url.reveal()}
         if redis is not None:
             environment["REDIS_URL"] = redis.url.reveal()
         closing.callback((state_dir / _FILE).unlink, missing_ok=True)
-        _write(state_dir, {**environment, "pid": os.getpid(), "redis_pid": redis.pid if redis else None})
+        _write(state_dir, {"environment": environment, _KEY: key, "pid": os.getpid(), "redis_pid": redis.pid if redis else None})
         yield environment
 
 
@@ -69,6 +103,30 @@ def _write(state_dir: Path, content: Mapping[str, object]) -> None:
     fresh.replace(state_dir / _FILE)
 
 
+def _locked(descriptor: int) -> bool:
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        Event().wait(_LOOK_S)
+    return False
+
+
+def _is_held(state_dir: Path) -> bool:
+    try:
+        descriptor = os.open(state_dir / _LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def _end_leftover(state_dir: Path) -> None:
     """A stack that was killed leaves its Redis behind; Postgres finds its own leftover by itself."""
     pid = _read(state_dir).get("redis_pid")
@@ -77,15 +135,3 @@ def _end_leftover(state_dir: Path) -> None:
     with suppress(OSError):
         if str(state_dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGTERM)
-
-
-def _lives(pid: object) -> bool:
-    if not isinstance(pid, int):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

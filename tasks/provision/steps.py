@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from tasks.provision import inputs
 from worker.domain import JobId, Placement, Presence, Secret, Workspace, WorkspaceId, WorkspaceSpec, WorkspaceStatus
 from worker.engine.machine import Done, NotYet, Passage
-from worker.errors import Blame, Fatal, Misconfigured, Refused, Retryable
+from worker.errors import Blame, Fatal, Foreign, Misconfigured, Refused, Retryable
 from worker.ports import ImagePending
 from worker.store import ledger, secrets, tokens, workspaces
 from worker.world import World
+
+log = structlog.get_logger()
 
 #: Restarts after which a container that never registered counts as crashing.
 _CRASHES = 5
@@ -39,6 +42,8 @@ def admit(passage: Passage, world: World) -> Done:
         ledger.intend(
             connection, things, backend=world.compute.name, host=world.compute.host, subject=passage.subject, job_id=passage.id
         )
+        # An older container's heartbeat must not pass for the new one's: it is replaced anyway, so its token goes first.
+        tokens.revoke_all(connection, workspace.id)
         workspaces.mark_provisioning(connection, workspace.id)
         return {"runtime": workspace.runtime, "tier": workspace.tier, "backend": world.compute.name, "host": world.compute.host}
 
@@ -106,19 +111,16 @@ def ensure_container(passage: Passage, world: World) -> Done:
 
 def destroy_container(passage: Passage, world: World) -> Done | NotYet:
     """No container, and no token that it could have shown."""
-    world.compute.destroy(_id(passage))
+    try:
+        world.compute.destroy(_id(passage))
+    except Foreign:
+        # The name belongs to somebody else, so ours is not there; an undo that insisted would never end.
+        log.warning("container is foreign", workspace=_id(passage))
+        return _without_token(passage, world)
     seen = world.compute.inspect(_id(passage)).presence
     if seen is not Presence.GONE:
         return NotYet(f"the container to be gone; it is {seen}", timedelta(seconds=1))
-    done = _closing_ledger(passage, world)
-    close = done.rows
-
-    def rows(connection: Connection) -> None:
-        tokens.revoke_all(connection, _id(passage))
-        if close is not None:
-            close(connection)
-
-    return Done(rows=rows)
+    return _without_token(passage, world)
 
 
 def ensure_started(passage: Passage, world: World) -> Done:
@@ -230,6 +232,17 @@ def _spec(passage: Passage, world: World, *, token: Secret | None) -> WorkspaceS
         workspace_dir=workspace.workspace_dir,
         workspace_access=workspace.workspace_access,
     )
+
+
+def _without_token(passage: Passage, world: World) -> Done:
+    """No token is live any more, and the ledger says what a listing says."""
+    present = world.compute.things(_id(passage))
+
+    def rows(connection: Connection) -> None:
+        tokens.revoke_all(connection, _id(passage))
+        ledger.close(connection, present, subject=passage.subject)
+
+    return Done(rows=rows)
 
 
 def _closing_ledger(passage: Passage, world: World) -> Done:

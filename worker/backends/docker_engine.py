@@ -12,7 +12,7 @@ from docker.errors import APIError
 
 from worker.backends.docker_client import QUICK_S, SLOW_S, Clients
 from worker.backends.docker_errors import CLIENT_ERRORS, error_of, is_conflict, is_gone, translated
-from worker.backends.docker_network import ensure_network
+from worker.backends.docker_network import ensure_network, found_network
 from worker.backends.docker_state import url_of
 from worker.errors import BackendBusy, Retryable
 
@@ -43,6 +43,16 @@ class DockerEngine:
         """The network of that name, made when it is missing."""
         with self._networking, self._client("reach engine") as client:
             return ensure_network(client, name, labels)
+
+    def found_network(self, name: str) -> dict[str, Any] | None:
+        """The network of that name, None where there is none yet."""
+        with self._client("reach engine") as client:
+            return found_network(client, name)
+
+    @property
+    def address(self) -> str:
+        """Where the engine is asked; no credential is ever part of it."""
+        return self._clients.address
 
     # ---- containers
 

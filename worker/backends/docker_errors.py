@@ -42,22 +42,25 @@ MEANINGS: Final = (
     ),
     Meaning(404, "network", Retryable, "network_missing", "the network vanished", "it is made again by itself"),
     Meaning(404, "no such container", Retryable, "container_vanished", "somebody removed the container meanwhile", _LOOK),
-    Meaning(400, "is ambiguous", Retryable, "network_ambiguous", "two networks bear the name", "it settles by itself"),
+    Meaning(
+        400, "is ambiguous", Retryable, "network_ambiguous",
+        "two networks of the host bear the same name", "remove the younger one of the workspace network's name on the host",
+    ),
     Meaning(
         400, "bind source path does not exist", Refused, "workspace_dir",
         "the workspace directory does not exist on the host", "make the directory, then retry the job",
     ),
     Meaning(
+        None, "docker-init", Misconfigured, "engine_incomplete",
+        "the engine lacks its init program", "install docker-init (Debian: tini) beside the engine",
+    ),
+    Meaning(
+        None, "unable to find user", Misconfigured, "image_broken",
+        "the image names a user that it does not have", "mend the template, then retry the job",
+    ),
+    Meaning(
         None, "executable file not found", Misconfigured, "image_broken",
         "the image's entry point cannot be started", "mend the template, then retry the job",
-    ),
-    Meaning(
-        None, "no such file or directory: unknown", Misconfigured, "image_broken",
-        "the image's entry point cannot be started", "mend the template, then retry the job",
-    ),
-    Meaning(
-        None, "permission denied: unknown", Misconfigured, "image_broken",
-        "the image's entry point may not be executed", "mend the template, then retry the job",
     ),
     Meaning(
         None, "no command specified", Misconfigured, "image_broken",

@@ -1,14 +1,14 @@
 """The network that workspaces share with the receiver, because an engine happily makes two of one name and then starts nothing."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from ipaddress import IPv4Interface, IPv4Network, ip_interface, ip_network
 from typing import Any
 
+import requests
 from docker import APIClient
 from docker.errors import APIError
 
-from worker.backends.docker_errors import is_conflict, translated
+from worker.backends.docker_errors import is_conflict, is_gone, translated
 from worker.errors import Misconfigured
 
 
@@ -18,10 +18,25 @@ def oldest(networks: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ensure_network(client: APIClient, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
-    """The engine's network of that name, made when there is none. Attach by its `Id`, for names may be ambiguous."""
+    """The engine's network of that name, made with `labels` when there is none.
+
+    Younger ones of the same name and labels are removed: engines before API 1.44 make them without a word, and then start
+    no container on any of them, for even an attachment by id is looked up by name again at the start.
+    """
+    with translated("ensure network"):
+        found = _named(client, name) or _made(client, name, labels)
+        chosen = oldest(found)
+        for network in found:
+            if network["Id"] != chosen["Id"] and labels.items() <= (network.get("Labels") or {}).items():
+                _remove_unused(client, network["Id"])
+    return chosen
+
+
+def found_network(client: APIClient, name: str) -> dict[str, Any] | None:
+    """The network of that name as it is now; nothing is made."""
     with translated("list networks"):
         found = _named(client, name)
-        return oldest(found) if found else _made(client, name, labels)
+    return oldest(found) if found else None
 
 
 def _named(client: APIClient, name: str) -> list[dict[str, Any]]:
@@ -29,20 +44,24 @@ def _named(client: APIClient, name: str) -> list[dict[str, Any]]:
     return [network for network in client.networks(filters={"name": name}) if network["Name"] == name]
 
 
-def _made(client: APIClient, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+def _made(client: APIClient, name: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """All of that name after one more was made: another process may have been as quick."""
     try:
-        mine = client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)["Id"]
+        client.create_network(name, driver="bridge", labels=dict(labels), check_duplicate=True)
     except APIError as error:
-        # Newer engines refuse a second network of one name: another process was first.
+        # Refused because another process was first.
         if not is_conflict(error):
             raise
-        mine = None
-    chosen = oldest(_named(client, name))
-    if mine not in (None, chosen["Id"]):
-        # Refused only when somebody has attached to it already: then it stays, and goes unused from here on.
-        with suppress(APIError):
-            client.remove_network(mine)
-    return chosen
+    return _named(client, name)
+
+
+def _remove_unused(client: APIClient, network_id: str) -> None:
+    try:
+        client.remove_network(network_id)
+    except APIError as error:
+        # Somebody else removed it, or has containers on it: then it goes when they have gone.
+        if not is_gone(error) and error.status_code != requests.codes.forbidden:
+            raise
 
 
 def gateway_of(network: dict[str, Any]) -> str:

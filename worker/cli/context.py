@@ -4,56 +4,76 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from getpass import getuser
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import OperationalError
-
-from config import settings as environment
-from config.settings import Settings
-from worker import stack
 from worker.domain import Secret, parse_id
 from worker.errors import Misconfigured, Refused, Unreachable
-from worker.store import connect
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from config.settings import Settings
+    from worker.crypto.keyring import StaticKey
 
 HINT = "start Postgres, set DATABASE_URL, or run `molecule-worker up` in another terminal"
 
 
-def settings() -> Settings:
+def settings() -> "Settings":
     """This process's settings. Without DATABASE_URL those of the stack that `up` runs are taken. Raises Misconfigured."""
+    from worker import stack
+
     own = settings_of_environment()
-    found = stack.running(own.state_dir) if own.database_url is None else {}
-    return environment.load({**found, **{name: value for name, value in os.environ.items() if value}}) if found else own
+    if own.database_url is not None:
+        return own
+    # What is set here wins over what `up` found there.
+    for name, value in stack.running(own.state_dir).items():
+        if not os.environ.get(name):
+            os.environ[name] = value
+    return settings_of_environment()
 
 
-def settings_of_environment() -> Settings:
+def settings_of_environment() -> "Settings":
     """The settings of the environment alone. Raises Misconfigured."""
+    from pydantic import ValidationError
+
+    from config import settings as environment
+
     try:
         return environment.load()
     except environment.UnknownSetting as error:
-        raise Misconfigured(str(error)) from None
+        raise Misconfigured(str(error), hint="correct or unset it") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise Misconfigured(f"read settings: {first['loc'][0]}: {first['msg'].lower()}") from None
+        name = str(first["loc"][0])
+        raise Misconfigured(
+            f"read settings: {name}: {_lowered(first['msg'])}", hint=environment.known_names().get(name, "")
+        ) from None
 
 
-def open_database(own: Settings) -> Engine:
+def open_database(own: "Settings", *, size: int = 2) -> "Engine":
     """The pool of a command. Raises Unreachable when nothing answers, Misconfigured when the schema is not there."""
-    if own.database_url is None:
-        raise Unreachable("open database: DATABASE_URL is not set and no embedded stack runs", hint=HINT)
-    engine = connect.open_engine(Secret(own.database_url.get_secret_value()), name="cli", size=2)
-    try:
-        with engine.connect() as connection:
-            ready = connection.execute(text("SELECT to_regclass('worker.jobs')")).scalar()
-    except OperationalError as error:
-        raise Unreachable("open database: it did not answer", hint=HINT) from error
+    from sqlalchemy import text
+
+    from worker.store import connect
+
+    engine = connect.open_engine(database_url(own), name="cli", size=size)
+    with connect.reached(), engine.connect() as connection:
+        ready = connection.execute(text("SELECT to_regclass('worker.jobs')")).scalar()
     if ready is None:
+        engine.dispose()
         raise Misconfigured("open database: the worker's schema is not there", hint="molecule-worker migrate")
     return engine
 
 
+def database_url(own: "Settings") -> Secret:
+    """Where Postgres is. Raises Unreachable when nobody said."""
+    if own.database_url is None:
+        raise Unreachable("open database: DATABASE_URL is not set and no embedded stack runs", hint=HINT)
+    return Secret(own.database_url.get_secret_value())
+
+
 @contextmanager
-def reading() -> Iterator[Connection]:
+def reading() -> "Iterator[Connection]":
     """A connection for questions."""
     engine = open_database(settings())
     with engine.connect() as connection:
@@ -62,12 +82,28 @@ def reading() -> Iterator[Connection]:
 
 
 @contextmanager
-def writing() -> Iterator[Connection]:
+def writing() -> "Iterator[Connection]":
     """One transaction: all of it or nothing."""
     engine = open_database(settings())
     with engine.begin() as connection:
         yield connection
     engine.dispose()
+
+
+def load_key(own: "Settings") -> "StaticKey":
+    """This installation's key. Raises Misconfigured, also where the running stack works with another one."""
+    from worker import stack
+    from worker.crypto import keyring
+
+    given = own.secrets_encryption_key
+    key = keyring.load(Secret(given.get_secret_value()) if given else None, own.production, own.state_dir)
+    theirs = stack.key_of_running(own.state_dir)
+    if theirs not in (None, key.fingerprint()):
+        raise Misconfigured(
+            f"load key: the running stack works with another one ({theirs}), and could not open what this one seals",
+            hint="set SECRETS_ENCRYPTION_KEY to the key that `up` was started with",
+        )
+    return key
 
 
 def requested_by() -> str:
@@ -84,3 +120,7 @@ def checked_id(given: str, what: str) -> str:
         return parse_id(given)
     except ValueError:
         raise Refused(f"read {what} id: it is not a UUID", hint=f"molecule-worker {what}s list") from None
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,28 +1,38 @@
 """`up`, `run`, `migrate`: the daemon and what it stands on."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Event
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from config import settings as environment
-from config.settings import Settings
-from worker import stack
 from worker.cli import context, words
 from worker.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from config.settings import Settings
     from worker.engine.kinds import Kind
 
-_PARTS = ("jobs", "receiver", "clock")
+_PARTS: Final = ("jobs", "receiver", "clock")
+#: Seconds that a former daemon's last child may still hold the receiver's address.
+_PORT_S: Final = 5.0
+#: Settings that every terminal of a stack must have alike, besides what the stack itself decides.
+_SHARED: Final = {
+    "MOLECULE_BACKEND": "backend",
+    "MOLECULE_WORKER_DOCKER_HOST_NAME": "docker_host",
+    "MOLECULE_WORKER_NETWORK": "network",
+    "MOLECULE_WORKER_RECEIVER_ADDR": "receiver_addr",
+}
 
 
 @click.command()
 def migrate() -> None:
-    """Bring the schema to head and write the catalogue of job kinds."""
+    """Bring the schema to head and write the catalogue of job kinds. Running it again changes nothing."""
     bring_to_head(context.settings())
     words.say("schema and catalogue are at head")
 
@@ -32,70 +42,79 @@ def migrate() -> None:
 @click.option("--concurrency", type=click.IntRange(1, 256), help="Jobs that one process drives at once.")
 @click.option("--queues", help="Comma-separated; default: this host's own.")
 def run(*, only: tuple[str, ...], concurrency: int | None, queues: str | None) -> int:
-    """Run the daemon on DATABASE_URL: worker processes, doorbells and the receiver."""
+    """Run the daemon on DATABASE_URL: worker processes, doorbells and the receiver.
+
+    Without DATABASE_URL it joins the stack that `up` runs. It needs a migrated database: molecule-worker migrate.
+    """
     if concurrency is not None:
         os.environ["MOLECULE_WORKER_SLOTS"] = str(concurrency)
     if queues:
         os.environ["MOLECULE_WORKER_QUEUES"] = queues
     own = context.settings()
-    context.open_database(own).dispose()
+    _refuse_unready(own)
     return supervise(own, only or _PARTS)
 
 
 @click.command()
 def up() -> int:
-    """Start Postgres and Redis from their wheels, then the daemon; other terminals find it by its state folder."""
+    """Start Postgres and Redis from their wheels, then the daemon; other terminals find it by its state folder.
+
+    The folder is MOLECULE_WORKER_STATE_DIR. Ctrl-C ends everything; what is stored stays for the next time.
+    """
+    from config import settings as environment
+    from worker import stack
+    from worker.assembly import static_key
+
     own = context.settings_of_environment()
     if own.database_url is not None:
         raise Misconfigured("start stack: DATABASE_URL is set, so there is a database already", hint="molecule-worker run")
-    own.state_dir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MOLECULE_WORKER_LOG_FORMAT", "console" if sys.stderr.isatty() else "json")
-    with stack.start(own.state_dir, backend=own.backend) as found:
-        os.environ.update(found)
-        if "REDIS_URL" not in found:
-            words.say("no redis-server here: doorbells are off, and jobs start up to a second later")
-        ready = environment.load()
-        bring_to_head(ready)
-        words.say(f"the stack is up; its state is in {own.state_dir}")
-        return supervise(ready, _PARTS)
+    _set_up_logs(environment.load())
+    with _ended_by_any_signal(), stack.reserved(own.state_dir):
+        _refuse_taken(own)
+        key = static_key(own).fingerprint()
+        shared = {name: str(getattr(own, field)) for name, field in _SHARED.items()}
+        with stack.start(own.state_dir, shared=shared, key=key) as found, _undisturbed_end():
+            os.environ.update(found)
+            if "REDIS_URL" not in found:
+                words.say("no redis-server here: doorbells are off, and jobs start up to a second later")
+            ready = environment.load()
+            bring_to_head(ready)
+            words.say(f"the stack is up; its state is in {own.state_dir}")
+            return supervise(ready, _PARTS)
 
 
-def bring_to_head(own: Settings) -> None:
+def bring_to_head(own: "Settings") -> None:
     """Migrations, then the catalogue. Raises SchemaMismatch or Unreachable."""
-    from sqlalchemy.exc import OperationalError  # noqa: PLC0415  because `up --help` must not load it
+    from worker.store import connect, kinds
+    from worker.store.migrate import migrate as to_head
 
-    from worker.errors import Unreachable  # noqa: PLC0415
-    from worker.runtime import database_url  # noqa: PLC0415
-    from worker.store import connect, kinds  # noqa: PLC0415
-    from worker.store.migrate import migrate as to_head  # noqa: PLC0415
-
-    engine = connect.open_engine(database_url(own), name="migrate", size=1)
+    engine = connect.open_engine(context.database_url(own), name="migrate", size=1)
     try:
+        with connect.reached():
+            engine.connect().close()
         to_head(engine)
         with engine.begin() as connection:
             kinds.write(connection, catalogue().values(), backend=own.backend, host=own.docker_host)
-    except OperationalError as error:
-        raise Unreachable("migrate schema: the database did not answer", hint=context.HINT) from error
     finally:
         engine.dispose()
 
 
 def catalogue() -> "Mapping[str, Kind]":
     """Every kind of job, by way of Celery's own imports."""
-    from worker.app import app  # noqa: PLC0415  because only the daemon and `migrate` need Celery
+    from worker.app import app
 
     app.loader.import_default_modules()
     return app.kinds
 
 
-def supervise(own: Settings, parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
+def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
     """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
-    from config import logs  # noqa: PLC0415
-    from worker import daemons  # noqa: PLC0415  because it loads everything the children share
-    from worker.assembly import static_key  # noqa: PLC0415
-    from worker.supervisor import PAUSES, Supervisor  # noqa: PLC0415
+    from worker import daemons
+    from worker.assembly import static_key
+    from worker.supervisor import PAUSES, Supervisor
 
-    logs.set_up(form=own.log_format, level=own.log_level)
+    _set_up_logs(own)
     static_key(own)  # before anything starts: production without a usable key must not run for a moment
     catalogue()
     mains: dict[str, Callable[[], int]] = {}
@@ -103,4 +122,66 @@ def supervise(own: Settings, parts: tuple[str, ...], *, pauses: Sequence[float] 
         mains |= {f"jobs-{n}": daemons.jobs for n in range(1, own.processes + 1)}
     if {"receiver", "clock"} & set(parts):
         mains["singleton"] = lambda: daemons.singleton(receiver="receiver" in parts, clock="clock" in parts, stop=Event())
-    return Supervisor(mains, pauses=pauses or PAUSES).run()
+    return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES).run()
+
+
+def _refuse_unready(own: "Settings") -> None:
+    """Here and not in the children, because those would be started again and again."""
+    from worker.store import kinds, migrate
+
+    engine = context.open_database(own)
+    with engine.connect() as connection:
+        migrate.refuse_other(connection)
+        stale = kinds.differing(connection, catalogue().values())
+    engine.dispose()
+    if stale:
+        raise Misconfigured(f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate")
+
+
+def _refuse_taken(own: "Settings") -> None:
+    """A receiver that only stands by would leave every workspace of this stack waiting."""
+    from worker import embedded, singleton
+
+    if own.platform_url is not None:
+        return  # workspaces do not come to us
+    end = monotonic() + _PORT_S
+    while (listener := singleton.bind(own.receiver_addr)) is None:
+        if monotonic() >= end:
+            raise Misconfigured(
+                f"start receiver: {own.receiver_addr} is taken, or not an address of this machine",
+                hint=f"set MOLECULE_WORKER_RECEIVER_ADDR, e.g. to 127.0.0.1:{embedded.free_port()}",
+            )
+        Event().wait(0.1)
+    listener.close()
+
+
+def _set_up_logs(own: "Settings") -> None:
+    from config import logs
+
+    logs.set_up(form=own.log_format, level=own.log_level)
+
+
+@contextmanager
+def _ended_by_any_signal() -> Iterator[None]:
+    """Until the supervisor takes over, a SIGTERM or a closed terminal ends the stack in order, as Ctrl-C does."""
+    from worker.supervisor import stop_signals
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+@contextmanager
+def _undisturbed_end() -> Iterator[None]:
+    """From here on Postgres is being stopped: an impatient second Ctrl-C must not leave it running."""
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,15 +1,20 @@
 """`jobs` and `enqueue`: what the engine does, and what people may ask of it."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from worker.cli import context, watch, words
+from worker.cli import context, words
+from worker.domain import JOB_STATES
 from worker.errors import Refused
-from worker.store import requests, status
+
+#: The keys of an error that are an interface; a job's row may hold more.
+_ERROR: Final = ("code", "message", "hint", "blame", "step")
+#: What only people are told: the contract's JSON has no such keys.
+_INNER: Final = frozenset({"waiting_for", "queue"})
+_LONGEST_FACT: Final = 80
 
 
 @click.group()
@@ -18,28 +23,40 @@ def jobs() -> None:
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice(status.STATES), help="Only jobs in this state.")
+@click.option("--state", type=click.Choice(JOB_STATES), help="Only jobs in this state.")
 @click.option("--failed", is_flag=True, help="Only jobs that need a person: failed or blocked.")
 @click.option("--kind", help="Only this kind, e.g. workspace.provision.")
 @click.option("--subject", help="Only this subject, e.g. workspace:<id>.")
 @click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str | None, most: int, as_json: bool) -> None:
-    """The newest jobs first."""
+    """List the newest jobs first.
+
+    \b
+    Examples:
+      molecule-worker jobs list --failed
+      molecule-worker jobs list --kind workspace.delete --state waiting
+    """
+    from worker.store import status
+
     with context.reading() as connection:
         found = status.jobs(connection, state=state, failed=failed, kind=kind, subject=subject, most=most)
     if as_json:
-        words.data(found)
+        words.data([_public(job) for job in found])
         return
-    rows = [(j["id"], j["kind"], j["subject"], j["state"], j["step"], j["created_at"], _why(j)) for j in found]
-    words.table(("id", "kind", "subject", "state", "step", "created", "why"), rows, empty="no jobs")
+    rows = [(j["id"], j["kind"], j["state"], words.age(j["created_at"]), j["step"], j["subject"], _why(j)) for j in found]
+    columns = ("id", "kind", "state", "age", "step", "subject", "why")
+    words.table(columns, rows, empty="no jobs", less=("subject", "step", "why", "age"), short="why")
 
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def show(job_id: str, *, as_json: bool) -> None:
-    """One job with its steps."""
+    """Show one job with its steps, its fault and what to do."""
+    from worker.cli import watch
+    from worker.store import status
+
     ident = context.checked_id(job_id, "job")
     with context.reading() as connection:
         job = status.job(connection, ident)
@@ -47,98 +64,137 @@ def show(job_id: str, *, as_json: bool) -> None:
     if job is None:
         raise Refused("show job: there is no such job", hint="molecule-worker jobs list", code="no_job")
     if as_json:
-        words.data({name: value for name, value in job.items() if name not in {"waiting_for", "queue"}})
+        words.data(_public(job))
         return
-    words.pairs(
-        {
-            **{name: job[name] for name in ("id", "kind", "subject", "state", "step", "direction", "requested_by", "created_at", "finished_at")},
-            "waits for": waits or job["waiting_for"],
-        }
-    )
-    rows = [(s["name"], s["state"], s["attempts"], watch.duration(s["duration_ms"]), _facts(s["facts"])) for s in job["steps"]]
-    words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet")
-    if job["error"]:
-        error = job["error"]
-        words.pairs({"error": error["message"], "fault": watch.blame_sentence(error), "hint": error.get("hint") or None})
+    shown = ("id", "kind", "subject", "state", "step", "direction", "requested_by", "priority")
+    times = ("run_at", "created_at", "started_at", "finished_at")
+    words.pairs({**{name: job[name] for name in (*shown, *times)}, "waits for": waits or job["waiting_for"]})
+    click.echo()
+    rows = [(s["name"], s["state"], s["attempts"], words.duration(s["duration_ms"]), _facts(s["facts"])) for s in job["steps"]]
+    words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet", short="facts")
+    watch.tell_error(job)
 
 
 @jobs.command("watch")
 @click.argument("job_id", metavar="ID")
 def watch_job(job_id: str) -> int:
-    """Follow a job until it ends; Ctrl-C leaves it running."""
-    engine = context.open_database(context.settings())
-    return watch.watch(engine, context.checked_id(job_id, "job"))
+    """Follow a job until it ends; Ctrl-C leaves it running.
+
+    The exit code is 0 when it succeeded and 1 when it failed, was cancelled or needs a person.
+    """
+    return _watch(context.checked_id(job_id, "job"))
 
 
 @jobs.command()
 @click.argument("job_id", metavar="ID")
 @click.option("--reason", required=True, help="Why; kept with the job.")
-def cancel(job_id: str, *, reason: str) -> None:
+@click.option("--wait", is_flag=True, help="Watch until it has ended.")
+def cancel(job_id: str, *, reason: str, wait: bool) -> int:
     """Undo what a job has done so far and end it."""
+    from worker.store import requests
+
     ident = context.checked_id(job_id, "job")
     with context.writing() as connection:
         asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
     if not asked:
         raise Refused("cancel job: it has ended, or there is none", hint="molecule-worker jobs list", code="ended")
-    words.say(f"cancel asked for: molecule-worker jobs watch {ident}")
+    if wait:
+        _watch(ident)
+    else:
+        words.say(f"cancel asked for: molecule-worker jobs watch {ident}")
+    return words.DONE
 
 
 @jobs.command()
 @click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
 @click.option("--wait", is_flag=True, help="Watch the last of them.")
 def retry(job_ids: Sequence[str], *, wait: bool) -> int:
-    """Run failed jobs again, blocked and waiting ones from where they are."""
+    """Run jobs again: failed ones from the start, blocked and waiting ones from where they are.
+
+    All of them or none: one that cannot be retried leaves the others as they are.
+    """
+    from worker.store import requests
+
     idents = [context.checked_id(given, "job") for given in job_ids]
     with context.writing() as connection:
         for ident in idents:
             requests.retry(connection, ident, requested_by=context.requested_by())
     for ident in idents:
         words.say(f"runs again: molecule-worker jobs watch {ident}")
-    return watch.watch(context.open_database(context.settings()), idents[-1]) if wait else words.DONE
+    return _watch(idents[-1]) if wait else words.DONE
 
 
 @click.command()
 @click.argument("kind")
-@click.argument("pairs", metavar="key=value…", nargs=-1)
-@click.option("--idempotency-key", help="The same key again returns the same job.")
-@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M"]), help="Not before this time.")
+@click.argument("pairs", metavar="[key=value]…", nargs=-1)
+@click.option("--idempotency-key", metavar="KEY", help="The same key again returns the same job.")
+@click.option("--at", metavar="TIME", help="Not before then, ISO 8601; without an offset it is local time.")
 @click.option("--priority", type=click.IntRange(0, 1000), default=100, show_default=True, help="Lower runs first.")
 @click.option("--wait", is_flag=True, help="Watch it until it ends.")
-def enqueue(
-    kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: datetime | None, priority: int, wait: bool
-) -> int:
-    """Store a job; its id on stdout."""
-    args = dict(map(_pair, pairs))
+def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: str | None, priority: int, wait: bool) -> int:
+    """Store a job; its id goes to stdout.
+
+    \b
+    Examples:
+      molecule-worker enqueue workspace.provision workspace_id=<id> --wait
+      molecule-worker enqueue workspace.delete workspace_id=<id> --at 2030-01-31T18:00
+    """
+    from worker.store import requests
+
+    args, run_at = dict(map(_pair, pairs)), _time(at)
     with context.writing() as connection:
         job_id, created = requests.enqueue(
-            connection, kind, args, idempotency_key=idempotency_key, run_at=_aware(at), priority=priority, requested_by=context.requested_by()
+            connection,
+            kind,
+            args,
+            idempotency_key=idempotency_key,
+            run_at=run_at,
+            priority=priority,
+            requested_by=context.requested_by(),
         )
     click.echo(job_id)
     if not created:
         words.say("this job exists already")
-    return watch.watch(context.open_database(context.settings()), job_id) if wait else words.DONE
+    return _watch(job_id) if wait else words.DONE
+
+
+def _watch(job_id: str) -> int:
+    from worker.cli import watch
+
+    return watch.watch(context.open_database(context.settings()), job_id)
 
 
 def _pair(given: str) -> tuple[str, Any]:
+    """`true` and `false` are booleans, everything else is text: the kind's own list says what it must be."""
     name, mark, value = given.partition("=")
     if not mark or not name:
-        raise click.UsageError("an argument is written key=value")
+        raise Refused("read args: an argument is not written key=value", hint="molecule-worker enqueue --help", code="bad_args")
+    return name, {"true": True, "false": False}.get(value, value)
+
+
+def _time(given: str | None) -> datetime | None:
+    if given is None:
+        return None
     try:
-        parsed = json.loads(value)
+        at = datetime.fromisoformat(given)
     except ValueError:
-        parsed = value
-    return name, parsed if isinstance(parsed, bool) else value
+        raise Refused(
+            "read --at: it is not a time", hint="2030-01-31T18:00, 2030-01-31T18:00:00Z or …+02:00", code="bad_time"
+        ) from None
+    return at.astimezone()
 
 
-def _aware(at: datetime | None) -> datetime | None:
-    return at.astimezone() if at is not None and at.tzinfo is None else at
+def _public(job: Mapping[str, Any]) -> dict[str, Any]:
+    error = job["error"]
+    shown = {name: value for name, value in job.items() if name not in _INNER}
+    return {**shown, "error": error and {name: error.get(name) for name in _ERROR}}
 
 
-def _why(job: Any) -> str | None:
+def _why(job: Mapping[str, Any]) -> str | None:
     why: str | None = job["error"]["message"] if job["error"] else job["waiting_for"]
     return why
 
 
-def _facts(facts: Any) -> str:
+def _facts(facts: Mapping[str, Any]) -> str:
     """Short facts only: a template's whole config would bury the rest."""
-    return ", ".join(f"{name}={value}" for name, value in facts.items() if value is not None and len(str(value)) <= 80)
+    return ", ".join(f"{name}={value}" for name, value in facts.items() if value is not None and len(str(value)) <= _LONGEST_FACT)

@@ -1,7 +1,9 @@
 """`molecule-worker`: the commands, each loaded only when it is asked for, so that `--help` answers at once."""
 
 import importlib
+import os
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -13,23 +15,26 @@ from worker.errors import WorkerError
 _COMMANDS: Final = {
     "up": ("daemon", "Start the embedded stack and the daemon, in the foreground."),
     "run": ("daemon", "Run the daemon on DATABASE_URL."),
-    "migrate": ("daemon", "Bring the schema to head and write the catalogue of job kinds."),
-    "doctor": ("doctor", "Look at every dependency: ok, or what is wrong and how to mend it."),
-    "workspaces": ("workspaces", "Create, list, show and delete workspaces, and read their logs."),
-    "secrets": ("secrets", "Set, list and unset what workspaces find in their environment."),
+    "migrate": ("daemon", "Bring the schema to head, write the catalogue of jobs."),
+    "doctor": ("doctor", "Look at every dependency: ok, or how to mend it."),
+    "workspaces": ("workspaces", "Create, list, show, delete workspaces; read their logs."),
+    "secrets": ("secrets", "Set, list, unset what workspaces find as environment."),
     "enqueue": ("jobs", "Store a job: KIND key=value …"),
     "jobs": ("jobs", "List, show, watch, cancel and retry jobs."),
 }
+_DEBUG: Final = "--debug"
+#: What a shell shows for a program that SIGPIPE ended, as `head` ends the program before it.
+_BROKEN_PIPE: Final = 141
 
 
 class Commands(click.Group):
     """A group that imports a command's module when the command is used."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _context: click.Context) -> list[str]:
         """Names in the order of the table."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _context: click.Context, cmd_name: str) -> click.Command | None:
         """The command, or None for an unknown name."""
         if cmd_name not in _COMMANDS:
             return None
@@ -37,46 +42,65 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """The table's own sentences: asking each command would import all of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, sentence) for name, (_, sentence) in _COMMANDS.items()])
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def molecule_worker(ctx: click.Context, *, debug: bool) -> None:
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="molecule-worker", message="%(version)s")
+@click.option(_DEBUG, is_flag=True, help="Show the traceback of an error; may stand anywhere.")
+def molecule_worker(*, debug: bool) -> None:
     """Provision workspaces, keep their secrets, and make them disappear.
 
-    Exit codes: 0 done, 1 the job failed, 2 wrong usage or refused input, 3 a dependency is unreachable,
-    4 refused for safety, 130 interrupted.
+    \b
+    On a fresh machine:
+      molecule-worker up                                  in one terminal
+      molecule-worker workspaces create --name A --wait   in another
+
+    Words for people go to stderr, data to stdout. Exit codes: 0 done, 1 the job failed, 2 wrong usage or refused input,
+    3 a dependency is unreachable, 4 refused for safety, 130 interrupted.
     """
-    ctx.obj = {"debug": debug}
 
 
 def main() -> None:
     """Run the command and turn what went wrong into two lines and an exit code."""
-    debug = "--debug" in sys.argv
+    arguments, debug = _without_debug(sys.argv[1:])
     try:
-        code = molecule_worker.main(prog_name="molecule-worker", standalone_mode=False)
-    except click.exceptions.Abort:
+        code = _answer(arguments, debug=debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has enough. What is still buffered goes nowhere, or Python complains of it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _BROKEN_PIPE
+    sys.exit(code)
+
+
+def _without_debug(given: Sequence[str]) -> tuple[list[str], bool]:
+    """Take the flag from wherever it stands, because people append it to the command that failed."""
+    end = given.index("--") if "--" in given else len(given)
+    options = [argument for argument in given[:end] if argument != _DEBUG]
+    return [*options, *given[end:]], len(options) < end
+
+
+def _answer(arguments: Sequence[str], *, debug: bool) -> int:
+    try:
+        code = molecule_worker.main(list(arguments), prog_name="molecule-worker", standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         words.say("interrupted")
-        sys.exit(words.INTERRUPTED)
-    except KeyboardInterrupt:
-        words.say("interrupted")
-        sys.exit(words.INTERRUPTED)
+        return words.INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        words.say(error.format_message())
+        return words.REFUSED
     except click.ClickException as error:
-        words.say(f"error: {error.format_message()}")
-        if isinstance(error, click.UsageError) and error.ctx is not None:
-            words.say(f"hint: {error.ctx.command_path} --help")
-        sys.exit(words.REFUSED)
+        return words.misused(error)
+    except BrokenPipeError:
+        raise
     except WorkerError as error:
-        if debug:
-            raise
-        sys.exit(words.explain(error))
-    except Exception as error:
-        if debug:
-            raise
-        sys.exit(words.unexpected(error))
-    sys.exit(code if isinstance(code, int) else 0)
+        words.traceback(shown=debug)
+        return words.explain(error)
+    except Exception as error:  # noqa: BLE001  because a person gets one line and an exit code whatever happens
+        words.traceback(shown=debug)
+        return words.unexpected(error)
+    return code if isinstance(code, int) else words.DONE

@@ -1,101 +1,143 @@
-"""Watching a job happen: a line for each finished step, and on a terminal what it does right now."""
+"""Watching a job happen: a line for each finished step, and what it does or waits for right now."""
 
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from threading import Event
-from typing import Any
-
-import click
-from sqlalchemy import Engine
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
 
 from worker.cli import words
 from worker.errors import Refused
-from worker.store import status
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 #: Seconds between two looks of a person's eyes; the engine itself is never waited for in this way.
-_LOOK_S = 0.2
-_MARKS = {"done": "✓", "failed": "✗"}
+_LOOK_S: Final = 0.2
+#: Seconds for which the same is happening before a line says so where there is no terminal to show it live.
+_SILENCE_S: Final = 3.0
+_MARKS: Final = {"done": "✓", "failed": "✗"}
+_BLAME: Final = {
+    "tenant": "the request or the workspace's own program",
+    "operator": "this installation's settings or its operator",
+    "provider": "something outside that did not do its part",
+    "internal": "a fault of the worker",
+}
 
 
-def watch(engine: Engine, job_id: str) -> int:
+def watch(engine: "Engine", job_id: str) -> int:
     """Until the job rests or blocks; the exit code. Ctrl-C leaves the job as it is."""
-    told: set[tuple[str, str]] = set()
-    with _spinner() as spinner:
-        while True:
-            with engine.connect() as connection:
-                job = status.job(connection, job_id)
-                waits = status.why_waiting(connection, job_id)
-            if job is None:
-                raise Refused("watch job: there is no such job", hint="molecule-worker jobs list", code="no_job")
-            for line in _news(job, told):
-                words.say(line)
-            if job["state"] in status.REST or job["state"] == "blocked":
-                break
-            if spinner is not None:
-                spinner.update(_now(job, waits))
-            elif waits and ("waits", waits) not in told:
-                told.add(("waits", waits))
-                words.say(f"  … waits for {waits}")
-            Event().wait(_LOOK_S)
+    try:
+        with _display() as display:
+            job = _follow(engine, job_id, display)
+    except KeyboardInterrupt:
+        words.say(f"the job goes on: molecule-worker jobs watch {job_id}")
+        raise
     return _end(job)
-
-
-def duration(milliseconds: float) -> str:
-    """`840 ms`, `3.2 s`, `4 min 10 s`."""
-    if milliseconds < 1000:
-        return f"{milliseconds:.0f} ms"
-    seconds = milliseconds / 1000
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
 def blame_sentence(error: Mapping[str, Any]) -> str:
     """Whose fault it is, in words."""
-    return {
-        "tenant": "the request or the workspace's own program",
-        "operator": "this installation's settings or its operator",
-        "provider": "something outside that did not do its part",
-        "internal": "a fault of the worker",
-    }.get(str(error.get("blame")), "unknown")
+    return _BLAME.get(str(error.get("blame")), "unknown")
 
 
-def _spinner() -> AbstractContextManager[Any]:
+class Display:
+    """What a person sees: lines that stay, and where there is a terminal one that moves."""
+
+    def __init__(self, live: Any = None) -> None:
+        self._live = live  #: rich's status, None where there is no terminal
+        self._told: set[tuple[str, ...]] = set()
+        self._now = ""
+        self._since = monotonic()
+
+    def finished(self, job: Mapping[str, Any]) -> None:
+        """A line for each step that ended since the last look."""
+        for step in job["steps"]:
+            if step["state"] in _MARKS and self._first(step["name"], step["state"], str(step["finished_at"])):
+                tries = f"  ({step['attempts']} tries)" if step["attempts"] > 1 else ""
+                self._say(f"  {_MARKS[step['state']]} {step['name']:<20} {words.duration(step['duration_ms']):>10}{tries}")
+
+    def now(self, what: str) -> None:
+        """What happens at this moment: live on a terminal; elsewhere one line when it takes its time."""
+        if what != self._now:
+            self._now, self._since = what, monotonic()
+        seconds = monotonic() - self._since
+        if self._live is not None:
+            self._live.update(words.printable(f"{what}  {seconds:.0f} s"))
+        elif seconds >= _SILENCE_S and self._first("now", what):
+            self._say(f"  … {words.printable(what)}")
+
+    def _say(self, line: str) -> None:
+        """Above the line that moves, where there is one."""
+        words.say(line) if self._live is None else self._live.console.print(line)
+
+    def _first(self, *what: str) -> bool:
+        new = what not in self._told
+        self._told.add(what)
+        return new
+
+
+def _follow(engine: "Engine", job_id: str, display: Display) -> Mapping[str, Any]:
+    from worker.store import status
+
+    while True:
+        with engine.connect() as connection:
+            job = status.job(connection, job_id)
+            waits = status.why_waiting(connection, job_id)
+        if job is None:
+            raise Refused("watch job: there is no such job", hint="molecule-worker jobs list", code="no_job")
+        display.finished(job)
+        if job["state"] in status.REST or job["state"] == "blocked":
+            return job
+        display.now(_doing(job, waits))
+        Event().wait(_LOOK_S)
+
+
+@contextmanager
+def _display() -> Iterator[Display]:
     if not sys.stderr.isatty():
-        return nullcontext(None)
-    from rich.console import Console  # noqa: PLC0415  because a pipe does not need it
+        yield Display()
+        return
+    from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False).status("…")
-
-
-def _news(job: Mapping[str, Any], told: set[tuple[str, str]]) -> list[str]:
-    lines = []
-    for step in job["steps"]:
-        key = (step["name"], step["state"])
-        if step["state"] in _MARKS and key not in told:
-            told.add(key)
-            tries = f"  ({step['attempts']} tries)" if step["attempts"] > 1 else ""
-            lines.append(f"  {_MARKS[step['state']]} {step['name']:<20} {duration(step['duration_ms']):>10}{tries}")
-    return lines
+    with Console(stderr=True, highlight=False, markup=False).status("…") as live:
+        yield Display(live)
 
 
-def _now(job: Mapping[str, Any], waits: str | None) -> str:
+def _doing(job: Mapping[str, Any], waits: str | None) -> str:
     progress = job["progress"]
-    what = f" – waits for {waits or job['waiting_for']}" if waits or job["waiting_for"] else ""
+    what = waits or job["waiting_for"]
     undo = "undo " if job["direction"] == "back" else ""
-    return f"{progress['done']}/{progress['total']} {undo}{job['step']}{what}"
+    return f"{progress['done']}/{progress['total']} {undo}{job['step']}{f': waits for {what}' if what else ''}"
 
 
 def _end(job: Mapping[str, Any]) -> int:
-    words.say(f"{job['kind']} {job['state']}")
+    took = ""
+    with suppress(TypeError):  # because a job that never started, or is blocked, lacks one of the two
+        took = f" in {words.duration(_milliseconds(job['started_at'], job['finished_at']))}"
+    words.say(f"{job['kind']} {job['state']}{took}")
+    if job["state"] == "succeeded":
+        return words.DONE
+    tell_error(job)
+    return words.FAILED
+
+
+def tell_error(job: Mapping[str, Any]) -> None:
+    """What went wrong, at which step, whose fault, what to do."""
     error = job["error"]
-    if job["state"] == "succeeded" or error is None:
-        return words.DONE if job["state"] == "succeeded" else words.FAILED
-    click.echo(f"error: {error['message']}", err=True)
+    if error is None:
+        return
+    words.say(f"error: {words.printable(error['message'])}")
     if error.get("step"):
         words.say(f"step:  {error['step']}")
     words.say(f"fault: {blame_sentence(error)}")
     if error.get("hint"):
-        words.say(f"hint:  {error['hint']}")
-    if job["state"] == "blocked":
-        words.say(f"then:  molecule-worker jobs retry {job['id']}")
-    return words.FAILED
+        words.say(f"hint:  {words.printable(error['hint'])}")
+    if job["state"] in {"blocked", "failed"}:
+        words.say(f"then:  molecule-worker jobs retry {job['id']} --wait")
+
+
+def _milliseconds(start: datetime, end: datetime) -> float:
+    return (end - start).total_seconds() * 1000

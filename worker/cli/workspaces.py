@@ -1,22 +1,26 @@
 """`workspaces`: create and delete them, look at them, read what they say."""
 
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from sqlalchemy import text
 
-from config import settings as environment
-from worker.cli import context, watch, words
-from worker.cli import secrets as secret_values
-from worker.domain import Placement, WorkspaceId
+from worker.cli import context, words
+from worker.domain import DEFAULT_TIER, TIERS, Placement, Secret, WorkspaceId
 from worker.errors import Refused
-from worker.new_workspace import NewWorkspace
-from worker.store import ledger, requests
-from worker.store import secrets as secret_store
-from worker.store import workspaces as store
 
-_ACCESS = ("none", "read_only", "read_write")
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+    from config.settings import Settings
+    from worker.new_workspace import NewWorkspace
+
+_ACCESS: Final = ("none", "read_only", "read_write")
+#: Ends up in labels and one day in host names.
+_SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @click.group()
@@ -27,7 +31,13 @@ def workspaces() -> None:
 @workspaces.command()
 @click.option("--name", required=True, help="What people call it.")
 @click.option("--runtime", default="langgraph", show_default=True, help="One of the list in config/runtimes.toml.")
-@click.option("--tier", type=int, default=2, show_default=True, help="1 sandboxed … 4 the whole host.")
+@click.option(
+    "--tier",
+    type=click.Choice([str(tier) for tier in TIERS]),
+    default=str(DEFAULT_TIER),
+    show_default=True,
+    help="1 sandboxed, 2 standard, 3 privileged, 4 the whole host.",
+)
 @click.option("--model", help="The runtime's default without it.")
 @click.option("--role", help="What it does, in a sentence.")
 @click.option("--parent", "parent_id", metavar="ID", help="The workspace above it.")
@@ -35,97 +45,91 @@ def workspaces() -> None:
 @click.option("--workspace-dir", metavar="DIR", help="A folder of the host instead of a volume.")
 @click.option("--access", type=click.Choice(_ACCESS), help="To that folder. Default: read_write when there is one.")
 @click.option("--secret", "asked", metavar="KEY", multiple=True, help="Ask for this secret's value; may be repeated.")
-@click.option("--secret-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A dotenv file of secrets.")
+@click.option("--secret-file", type=click.Path(path_type=Path), help="A dotenv file of secrets.")
 @click.option("--wait", is_flag=True, help="Watch the provision until it ends.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def create(
     *,
-    name: str,
-    runtime: str,
-    tier: int,
-    model: str | None,
-    role: str | None,
+    tier: str,
     parent_id: str | None,
     org: str,
-    workspace_dir: str | None,
     access: str | None,
     asked: Sequence[str],
     secret_file: Path | None,
     wait: bool,
     as_json: bool,
+    **wishes: Any,
 ) -> int:
-    """Store a workspace and the job that provisions it, in one transaction."""
+    """Store a workspace and the job that provisions it, in one transaction; the workspace's id goes to stdout.
+
+    \b
+    Examples:
+      molecule-worker workspaces create --name ada --wait
+      molecule-worker workspaces create --name ada --runtime claude-code --tier 3 \\
+          --secret ANTHROPIC_API_KEY --wait
+    """
+    from worker.new_workspace import NewWorkspace
+
+    chosen = access or ("read_write" if wishes["workspace_dir"] else "none")
+    parent = None if parent_id is None else context.checked_id(parent_id, "workspace")
+    wanted = NewWorkspace(**wishes, tier=int(tier), parent_id=parent, workspace_access=chosen)
+    _refuse(wanted, org)
     own = context.settings()
-    chosen = access or ("read_write" if workspace_dir else "none")
-    wanted = NewWorkspace(name, runtime, tier, role, model, parent_id, workspace_dir, chosen)
-    values = {**(secret_values.from_file(secret_file) if secret_file else {}), **{key: secret_values.ask(key) for key in asked}}
+    values = _secrets(asked, secret_file)
     engine = context.open_database(own)
-    key = secret_values.load_key(own) if values else None
-    place = Placement(org, own.backend, own.docker_host)
-    with engine.begin() as connection:
-        workspace_id = store.create(connection, wanted, place, environment.runtimes().runtimes)
-        for secret, value in values.items():
-            if key is not None:
-                secret_store.seal_into(connection, key, secret, value, workspace_id)
-        job_id, _ = requests.enqueue(
-            connection, "workspace.provision", {"workspace_id": workspace_id}, requested_by=context.requested_by()
-        )
+    workspace_id, job_id = _store(own, engine, wanted, org, values)
     words.data({"workspace_id": workspace_id, "job_id": job_id}) if as_json else click.echo(workspace_id)
-    if not wait:
-        words.say(f"is being provisioned: molecule-worker jobs watch {job_id}")
-        return words.DONE
-    words.say(f"provisioning {name} ({runtime}, tier {tier})")
-    return watch.watch(engine, job_id)
+    if wait:
+        words.say(f"provisioning {wanted.name} ({wanted.runtime}, tier {tier})")
+        return _watch(engine, job_id)
+    words.say(f"is being provisioned: molecule-worker jobs watch {job_id}")
+    return words.DONE
 
 
 @workspaces.command("list")
 @click.option("--all", "everything", is_flag=True, help="Removed ones too.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def list_workspaces(*, everything: bool, as_json: bool) -> None:
-    """All workspaces."""
+    """List all workspaces."""
+    from worker.store import workspaces as store
+
+    columns = ("id", "name", "status", "runtime", "tier", "url")
     with context.reading() as connection:
         found = store.list_all(connection, with_removed=everything)
     rows = [(w.id, w.name, str(w.status), w.runtime, w.tier, w.url) for w in found]
     if as_json:
-        words.data([dict(zip(("id", "name", "status", "runtime", "tier", "url"), row, strict=True)) for row in rows])
+        words.data([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    words.table(("id", "name", "status", "runtime", "tier", "url"), rows, empty="no workspaces")
+    words.table(columns, rows, empty="no workspaces", less=("url", "tier", "runtime"), short="name")
 
 
 @workspaces.command()
 @click.argument("workspace_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def show(workspace_id: str, *, as_json: bool) -> None:
-    """One workspace: its row, what exists of it outside, its last jobs."""
+    """Show one workspace: its row, what exists of it outside, its last jobs."""
     ident = context.checked_id(workspace_id, "workspace")
     with context.reading() as connection:
-        found = store.get(connection, ident)
-        if found is None:
-            raise _absent("show")
-        place = store.placement(connection, ident)
-        outside = ledger.present(connection, f"workspace:{ident}")
-        jobs = connection.execute(
-            text("SELECT id, kind, state, created_at FROM worker.jobs WHERE subject = :s ORDER BY seq DESC LIMIT 10"), {"s": f"workspace:{ident}"}
-        ).all()
-    row = {
-        **{name: getattr(found, name) for name in ("id", "name", "status", "runtime", "tier", "role", "parent_id", "url")},
-        "org": (place.org or None) if place else None,
-        "host": f"{place.backend}.{place.host}" if place else None,
-        "outside": [thing.name for thing in outside],
-    }
+        row, jobs = _shown(connection, ident)
     if as_json:
-        words.data({**row, "jobs": [job._asdict() for job in jobs]})
+        words.data({**row, "jobs": jobs})
         return
-    words.pairs({**row, "outside": ", ".join(row["outside"]) or "nothing"})
-    words.table(("job", "kind", "state", "created"), jobs, empty="no jobs")
+    words.pairs({**row, "outside": row["outside"] or "nothing"})
+    click.echo()
+    rows = [(job["id"], job["kind"], job["state"], words.age(job["created_at"]), job["why"]) for job in jobs]
+    words.table(("job", "kind", "state", "age", "why"), rows, empty="no jobs", less=("why",), short="why")
+    if jobs and jobs[0]["why"]:
+        words.say(f"why: {words.printable(jobs[0]['why'])}")
+        words.say(f"hint: molecule-worker jobs show {jobs[0]['id']}")
 
 
 @workspaces.command()
 @click.argument("workspace_id", metavar="ID")
 @click.option("--tail", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many lines.")
 def logs(workspace_id: str, *, tail: int) -> None:
-    """What the workspace's own program printed."""
-    from worker.assembly import compute_of  # noqa: PLC0415  because only this command needs the Docker client
+    """Print what the workspace's own program printed."""
+    from worker.assembly import compute_of
+    from worker.store import workspaces as store
 
     own = context.settings()
     ident = context.checked_id(workspace_id, "workspace")
@@ -133,7 +137,11 @@ def logs(workspace_id: str, *, tail: int) -> None:
     with engine.connect() as connection:
         if store.get(connection, ident) is None:
             raise _absent("read logs of")
-    click.echo(compute_of(own, engine).logs(ident, tail), nl=False)
+    printed = compute_of(own, engine).logs(ident, tail)
+    if sys.stdout.isatty():
+        # Because a program that the operator does not know must not drive the operator's terminal.
+        printed = "\n".join(words.printable(line.expandtabs()) for line in printed.replace("\r\n", "\n").split("\n"))
+    click.echo(printed, nl=False)
 
 
 @workspaces.command()
@@ -142,24 +150,99 @@ def logs(workspace_id: str, *, tail: int) -> None:
 @click.option("--wait", is_flag=True, help="Watch it until nothing is left.")
 def delete(workspace_id: str, *, dry_run: bool, wait: bool) -> int:
     """Remove a workspace, its container and all its volumes. There is no way back."""
+    from worker.store import requests
+
     ident = WorkspaceId(context.checked_id(workspace_id, "workspace"))
     engine = context.open_database(context.settings())
     with engine.begin() as connection:
-        found = store.get(connection, ident)
-        outside = ledger.present(connection, f"workspace:{ident}")
-        if found is None and not outside:
-            raise _absent("delete")
-        living = store.children(connection, ident)
-        if living:
-            listed = ", ".join(f"{child.name} ({child.id})" for child in living)
-            raise words.Unsafe(f"delete workspace: it has {len(living)} children: {listed}", hint="delete the children first")
+        doomed = _doomed(connection, ident)
         if dry_run:
-            words.say(f"would remove {found.name if found else ident}: {', '.join(thing.name for thing in outside) or 'nothing exists outside'}")
+            words.say(f"would remove {doomed}")
             return words.DONE
         job_id, _ = requests.enqueue(connection, "workspace.delete", {"workspace_id": ident}, requested_by=context.requested_by())
-    if not wait:
-        click.echo(job_id)
-        return words.DONE
+    if wait:
+        return _watch(engine, job_id)
+    click.echo(job_id)
+    words.say(f"is being removed: molecule-worker jobs watch {job_id}")
+    return words.DONE
+
+
+def _refuse(wanted: "NewWorkspace", org: str) -> None:
+    """Before a person is asked for a secret, and before anything is stored."""
+    from config.settings import runtimes
+    from worker.new_workspace import refuse_unfit
+
+    refuse_unfit(wanted, runtimes().runtimes)
+    if org and _SLUG.fullmatch(org) is None:
+        raise Refused("create workspace: the organisation is not a slug", hint="a-z, 0-9 and dashes, at most 63", code="bad_org")
+
+
+def _secrets(asked: Sequence[str], path: Path | None) -> dict[str, Secret]:
+    from worker.cli import secrets
+
+    return {**(secrets.from_file(path, own=True) if path else {}), **(secrets.ask(asked, own=True) if asked else {})}
+
+
+def _store(
+    own: "Settings", engine: "Engine", wanted: "NewWorkspace", org: str, values: Mapping[str, Secret]
+) -> tuple[WorkspaceId, str]:
+    from config.settings import runtimes
+    from worker.store import requests
+    from worker.store import secrets as sealed
+    from worker.store import workspaces as store
+
+    key = context.load_key(own) if values else None
+    with engine.begin() as connection:
+        place = Placement(org, own.backend, own.docker_host)
+        workspace_id = store.create(connection, wanted, place, runtimes().runtimes)
+        if key is not None:
+            for name, value in values.items():
+                sealed.seal_into(connection, key, name, value, workspace_id)
+        args = {"workspace_id": workspace_id}
+        job_id, _ = requests.enqueue(connection, "workspace.provision", args, requested_by=context.requested_by())
+    return workspace_id, job_id
+
+
+def _shown(connection: "Connection", ident: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from worker.store import ledger, status
+    from worker.store import workspaces as store
+
+    found = store.get(connection, ident)
+    if found is None:
+        raise _absent("show")
+    place = store.placement(connection, ident)
+    subject = f"workspace:{ident}"
+    row = {
+        **{name: getattr(found, name) for name in ("id", "name", "status", "runtime", "tier", "role", "parent_id", "url")},
+        "org": (place.org or None) if place else None,
+        "host": f"{place.backend}.{place.host}" if place else None,
+        "outside": [thing.name for thing in ledger.present(connection, subject)],
+    }
+    jobs = status.jobs(connection, state=None, failed=False, kind=None, subject=subject, most=10)
+    kept = ("id", "kind", "state", "created_at")
+    return row, [{**{name: job[name] for name in kept}, "why": (job["error"] or {}).get("message")} for job in jobs]
+
+
+def _doomed(connection: "Connection", ident: WorkspaceId) -> str:
+    """What a deletion would take away. Raises Unsafe while there are children, Refused when there is nothing."""
+    from worker.store import ledger
+    from worker.store import workspaces as store
+
+    found = store.get(connection, ident)
+    outside = ledger.present(connection, f"workspace:{ident}")
+    if found is None and not outside:
+        raise _absent("delete")
+    living = store.children(connection, ident)
+    if living:
+        listed = ", ".join(f"{child.name} ({child.id})" for child in living)
+        raise words.Unsafe(f"delete workspace: it has {len(living)} children: {listed}", hint="delete the children first")
+    things = ", ".join(thing.name for thing in outside) or "nothing exists outside"
+    return f"{words.printable(found.name) if found else ident}: {things}"
+
+
+def _watch(engine: "Engine", job_id: str) -> int:
+    from worker.cli import watch
+
     return watch.watch(engine, job_id)
 
 

@@ -100,10 +100,10 @@ def built(client: APIClient, context: IO[bytes], order: Order, patience: Patienc
     if order.platform:
         params["platform"] = order.platform
     outcome = BuildStream(client, context, params, patience, tail).wait()
-    return _image_of(outcome)
+    return image_of(outcome)
 
 
-def _image_of(outcome: Outcome) -> str:
+def image_of(outcome: Outcome) -> str:
     """The id of a finished build, or the error that the outcome is. Only a stream that closed properly is a success."""
     if outcome.error is not None:
         raise _failure(outcome)
@@ -119,7 +119,7 @@ def _image_of(outcome: Outcome) -> str:
 def _failure(outcome: Outcome) -> WorkerError:
     at = f" in step {outcome.step}" if outcome.step else ""
     if outcome.exit_code:  # a command of the template failed; its text may hold any word of the table
-        return Misconfigured(
+        return TemplateFault(
             f"build image: a command failed{at} (exit code {outcome.exit_code})", hint=_SEE_LOG, code="build_failed"
         )
     said = (outcome.error or "").lower()

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 
 from worker.errors import Unreachable, WorkerError
 from worker.images.faults import TemplateFault
 
+_SILENCE = (OperationalError, InterfaceError, NoConnection)
 REMEMBERED_S: Final = 600  #: a deterministic failure is answered from memory for this long, seconds
 
 # The holder is dead when its process has no lease, or when no build can last that long. A job that comes back to
@@ -102,7 +104,7 @@ class Builds:
                 if started is not None:
                     return Mine(key.text, process, started)
                 return _standing(connection, key)
-        except DBAPIError as error:
+        except _SILENCE as error:
             raise Unreachable("claim build: the database did not answer", hint="is Postgres running?") from error
 
     def write_log(self, mine: Mine, log: str) -> None:
@@ -129,7 +131,7 @@ class Builds:
             with self._engine.begin() as connection:
                 connection.execute(_FINISH, values)
                 connection.execute(_WAKE, {"key": mine.key})
-        except DBAPIError as error:
+        except _SILENCE as error:
             raise Unreachable("finish build: the database did not answer", hint="is Postgres running?") from error
 
 

@@ -1,6 +1,5 @@
 """Exactly one commit of a template, on disk for the time of a build and gone afterwards."""
 
-import errno
 import os
 import shutil
 import tempfile
@@ -14,7 +13,7 @@ from typing import Final
 
 from worker.domain import Secret
 from worker.errors import BackendBusy, Misconfigured, Retryable, Unreachable, WorkerError
-from worker.images.faults import refusal
+from worker.images.faults import of_disk, refusal
 from worker.images.git import Git, GitError
 from worker.images.patience import Patience
 from worker.images.tree import BYTES_LIMIT, CONFIG_LIMIT, Entry, leads_out, parse_listing, refuse_hostile
@@ -96,12 +95,14 @@ def checked_out(
     """Fetch exactly that commit, check it, hand it out, remove it. `write` receives what git said of a failure."""
     scratch = _scratch(cache, commit)
     try:
-        git = Git(scratch, commit.url, token, SCRATCH_LIMIT)
         try:
-            yield _fetched(git, commit, patience)
+            checkout = _fetched(Git(scratch, commit.url, token, SCRATCH_LIMIT), commit, patience)
         except GitError as error:
             write(error.stderr)
             raise _meaning(error.stderr) from error
+        except OSError as error:
+            raise of_disk(error) from error
+        yield checkout
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -114,13 +115,7 @@ def _scratch(cache: Path, commit: Commit) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=f"{commit.sha[:12]}-", dir=parent))
         (scratch / "tree").mkdir()
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise _full() from error
-        raise Misconfigured(
-            "make build cache: the folder cannot be written",
-            hint="make MOLECULE_LOCAL_BUILD_CACHE writable for the worker",
-            code="build_cache",
-        ) from error
+        raise of_disk(error) from error
     return scratch
 
 

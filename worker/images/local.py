@@ -94,7 +94,7 @@ class LocalImages:
         """
         refuse_unknown(runtime, self._runtimes)
         sha = self._templates.head_sha(runtime)
-        key = BuildKey(runtime, sha, self._prefix, self._platform, build.BUILDER, self._host)
+        key = self.key(runtime, sha)
         found = self._present(key)
         if found:
             return found
@@ -106,6 +106,10 @@ class LocalImages:
         return ImagePending(
             f"another worker is building {runtime} at {sha[:12]} (build {key.text})", after=min(max(1.0, age_s / 10), 10.0)
         )
+
+    def key(self, runtime: str, sha: str) -> BuildKey:
+        """What names the build of this commit in `worker.builds`."""
+        return BuildKey(runtime, sha, self._prefix, self._platform, build.BUILDER, self._host)
 
     def _present(self, key: BuildKey) -> Image | None:
         """The image on this host when it is what the key says, by its labels and not by its name alone."""

@@ -15,7 +15,7 @@ class RegistryImages:
         self._source = source
         self._runtimes = frozenset(runtimes)
 
-    def ensure(self, runtime: str, job_id: str, stopping: Stopping) -> Image | ImagePending:  # noqa: ARG002  the port's signature
+    def ensure(self, runtime: str, job_id: str, stopping: Stopping) -> Image | ImagePending:
         """Raise Refused for an unknown runtime, Misconfigured for every other. Never builds."""
         refuse_unknown(runtime, self._runtimes)
         raise Misconfigured(

@@ -13,7 +13,7 @@ class SimulatedImages:
     def __init__(self, runtimes: Collection[str]) -> None:
         self._runtimes = frozenset(runtimes)
 
-    def ensure(self, runtime: str, job_id: str, stopping: Stopping) -> Image | ImagePending:  # noqa: ARG002  the port's signature
+    def ensure(self, runtime: str, job_id: str, stopping: Stopping) -> Image | ImagePending:
         """An image that exists in name only; the allow-list holds all the same."""
         refuse_unknown(runtime, self._runtimes)
         return Image(f"simulated/workspace-template-{runtime}:none")

@@ -19,7 +19,7 @@ from worker.images.tail import Tail
 _LOOK_S: Final = 0.2
 _CONNECT_S: Final = 10.0
 _DONE = re.compile(r"^Successfully built ([0-9a-f]{12,64})$", re.MULTILINE)
-_STEP = re.compile(r"^Step (\d+/\d+) :", re.MULTILINE)
+_STEP = re.compile(r"^Step (\d+)/\d+ :", re.MULTILINE)
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Outcome:
     status: int | None = None  #: of the HTTP answer, None when none came
     image: str | None = None  #: the last id that the engine named
     done: str | None = None  #: the short id of the engine's closing line
-    step: str = ""  #: the last step that began, like "3/7"
+    step: str = ""  #: number of the last step that began; our labels count as steps, so the total would mislead
     error: str | None = None  #: the engine's words: for classifying, never for showing
     exit_code: int = 0  #: of the RUN that failed, else 0
     broken: BaseException | None = None  #: why reading ended early
@@ -73,7 +73,7 @@ class BuildStream:
                 data=self.context,
                 headers={"Content-Type": "application/x-tar"},
                 stream=True,
-                timeout=(_CONNECT_S, self.patience.stall_s),
+                timeout=(_CONNECT_S, self.patience.stall_s + _CONNECT_S),  # later than patience, which says it better
             ) as self._response:
                 self._follow(self._response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:

@@ -1,7 +1,7 @@
 """The platform's own keys in Redis: a convenience for its readers, never the truth, so a failure is one log line a minute.
 
-`ws:<id>`, its address and its internal address expire by themselves; the platform listens to the first one's expiry
-(platform.md §1.6), so nothing else may ever be written under `ws:<id>`. Whatever a flush loses, the next heartbeat writes again.
+`ws:<id>`, its address and its internal address expire by themselves; the platform listens to the first one's
+expiry, hence nothing else may ever be written under `ws:<id>`. Whatever a flush loses, the next heartbeat writes again.
 """
 
 import json
@@ -54,6 +54,13 @@ class Cache:
         """Close every connection."""
         if self._redis is not None:
             self._redis.close()
+
+    def answers(self) -> bool:
+        """Whether Redis can be used right now; the question of `doctor`."""
+        try:
+            return self._redis is not None and bool(self._redis.ping())
+        except (RedisError, OSError):
+            return False
 
     def mark_online(self, workspace_id: str, url: str | None, internal_url: str | None) -> None:
         """It answers, and there. An address that is None keeps whatever is cached."""

@@ -1,10 +1,14 @@
 """Connections to Postgres: a small SQLAlchemy pool for what is not hot, held psycopg2 connections for what is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 import psycopg2
 from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from worker.domain import Secret
 from worker.errors import Misconfigured, Unreachable
@@ -17,6 +21,34 @@ _KEEPALIVE = {
     "tcp_user_timeout": "10000",
     "connect_timeout": "5",
 }
+
+#: Part of libpq's or the server's own text → (reason, hint). The texts themselves name users and hosts and are not passed on;
+#: one in another language falls through to the last row.
+_MEANINGS: Final = (
+    ("password authentication failed", "the server refuses this user and password", "mend the user and password in DATABASE_URL"),
+    ("no password supplied", "the server wants a password", "put it into DATABASE_URL"),
+    ("no pg_hba.conf entry", "the server refuses this user from here", "let it in with a line in the server's pg_hba.conf"),
+    ("does not exist", "the server has no such database or user", "create it, or mend DATABASE_URL"),
+    ("could not translate host name", "its host name is not known", "mend the host in DATABASE_URL"),
+    ("connection refused", "nothing listens at its host and port", "start Postgres, or mend DATABASE_URL"),
+    ("no such file or directory", "nothing listens at its socket", "start Postgres, or mend DATABASE_URL"),
+    ("timeout expired", "it did not answer in time", "is the host up, and does a firewall let us through?"),
+    ("too many clients", "it has no connection to spare", "raise max_connections, or run fewer workers"),
+    ("remaining connection slots", "it has no connection to spare", "raise max_connections, or run fewer workers"),
+    ("starting up", "it is starting up", "try again in a moment"),
+    ("", "it did not answer", "is Postgres running, and is DATABASE_URL right?"),
+)
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Open the first connection within this. Raises Unreachable, which says why and shows no part of the address."""
+    try:
+        yield
+    except OperationalError as error:
+        said = str(error.orig).lower()
+        reason, hint = next((reason, hint) for mark, reason, hint in _MEANINGS if mark in said)
+        raise Unreachable(f"open database: {reason}", hint=hint) from error
 
 
 def parse(url: Secret) -> URL:

@@ -220,7 +220,8 @@ class Transactions:
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
                         "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts "
                         "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id "
-                        "WHERE s.job_id = :job AND s.direction = :direction AND s.position = :position AND s.status = 'done' AND s.fence = :fence"
+                        "WHERE s.job_id = :job AND s.direction = :direction AND s.position = :position "
+                        "AND s.status = 'done' AND s.fence = :fence"
                     ),
                     {key: record[key] for key in ("job", "direction", "position", "fence")},
                 ).one_or_none()

@@ -77,6 +77,18 @@ def names(connection: Connection, workspace_id: WorkspaceId | None = None) -> li
     return [found[name] for name in sorted(found)]
 
 
+def sealed_otherwise(connection: Connection, key: StaticKey | None, most: int = 1000) -> tuple[int, int]:
+    """Of the newest `most` stored secrets: how many were looked at, and how many this key does not open."""
+    stored = union_all(
+        *(
+            select(table.c.encrypted_value, table.c.encryption_version, table.c.updated_at)
+            for table in (global_secrets, workspace_secrets)
+        )
+    ).subquery()
+    rows = connection.execute(select(stored).order_by(stored.c.updated_at.desc()).limit(most)).all()
+    return len(rows), sum(not _opens(row, key) for row in rows)
+
+
 def remove(connection: Connection, name: str, workspace_id: WorkspaceId | None = None) -> bool:
     """Remove the secret of that scope, and answer whether there was one. Any name may go, a forbidden one most of all."""
     if workspace_id is None:
@@ -122,6 +134,14 @@ def _text(payload: bytes) -> Secret:
         return Secret(payload.decode())
     # Outside a handler, because a UnicodeDecodeError carries the whole payload and would become the context.
     raise Tampered("open secret: the value is not UTF-8 text", hint="set the secret again")
+
+
+def _opens(row: Row[Any], key: StaticKey | None) -> bool:
+    try:
+        envelope.open_sealed(row.encrypted_value, row.encryption_version, key)
+    except CryptoError:
+        return False
+    return True
 
 
 def _payload(value: Secret) -> bytes:

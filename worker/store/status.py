@@ -11,7 +11,6 @@ _SHOWN: Final = (
     *("created_at", "started_at", "finished_at", "error", "steps"),
 )
 REST: Final = frozenset({"succeeded", "failed", "cancelled"})
-STATES: Final = ("queued", "running", "waiting", "blocked", "succeeded", "failed", "cancelled")
 
 
 def job(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
@@ -45,18 +44,22 @@ def jobs(
 
 
 def why_waiting(connection: Connection, job_id: str) -> str | None:
-    """Why a queued job does not run: nobody serves its queue, or another job holds its subject. None when it simply will."""
+    """Why a job is not run: its time, whoever holds its subject, nobody who serves its queue. None when it simply will be."""
     row = connection.execute(
         text(
-            "SELECT j.state, j.queue, h.id::text AS holder, h.kind AS holder_kind, "
+            "SELECT j.state, j.queue, j.run_at, j.run_at > clock_timestamp() AS early, "
+            "h.id::text AS holder, h.kind AS holder_kind, "
             "EXISTS (SELECT FROM worker.processes p WHERE p.lease_until > clock_timestamp() AND j.queue = ANY (p.queues)) "
             "AS served FROM worker.jobs j LEFT JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id "
             "LEFT JOIN worker.jobs h ON h.id = s.job_id WHERE j.id = CAST(:id AS uuid)"
         ),
         {"id": job_id},
     ).one_or_none()
-    if row is None or row.state != "queued":
+    if row is None or row.state not in {"queued", "waiting"}:
         return None
-    if row.holder is not None:
+    if row.state == "queued" and row.holder is not None:
         return f"{row.holder_kind} {row.holder} on the same subject to end"
-    return None if row.served else f"a worker that serves the queue {row.queue}"
+    if not row.served:
+        return f"a worker that serves the queue {row.queue}"
+    # A waiting job's own time is a look around every few seconds, and says nothing to a person.
+    return f"its time, {row.run_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.early and row.state == "queued" else None

@@ -174,31 +174,33 @@ DECLARE
     v_rule jsonb;
     v_value jsonb;
     v_out jsonb := '{}';
+    v_known text := 'known args: ' || coalesce((SELECT string_agg(key || ' (' || (value ->> 'type') || ')', ', ' ORDER BY key)
+                                                FROM jsonb_each(p_kind.args)), 'none');
 BEGIN
     IF p_args IS NULL OR jsonb_typeof(p_args) <> 'object' THEN
-        RAISE EXCEPTION 'enqueue %: args must be a JSON object', p_kind.kind USING ERRCODE = '22023';
+        RAISE EXCEPTION 'enqueue %: args must be a JSON object', p_kind.kind USING ERRCODE = '22023', HINT = v_known;
     END IF;
     FOR v_name IN SELECT k FROM jsonb_object_keys(p_args) AS k WHERE NOT p_kind.args ? k ORDER BY k LOOP
         RAISE EXCEPTION 'enqueue %: unknown arg %', p_kind.kind, to_json(left(v_name, 40))
-            USING ERRCODE = '22023', HINT = 'known args: ' || (SELECT string_agg(k, ', ' ORDER BY k) FROM jsonb_object_keys(p_kind.args) AS k);
+            USING ERRCODE = '22023', HINT = v_known;
     END LOOP;
     FOR v_name, v_rule IN SELECT key, value FROM jsonb_each(p_kind.args) ORDER BY key LOOP
         v_value := p_args -> v_name;
         IF v_value IS NULL OR v_value = 'null' THEN
             IF (v_rule ->> 'required')::boolean THEN
-                RAISE EXCEPTION 'enqueue %: arg % is missing', p_kind.kind, v_name USING ERRCODE = '22023';
+                RAISE EXCEPTION 'enqueue %: arg % is missing', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
             END IF;
             v_value := v_rule -> 'default';
         ELSIF v_rule ->> 'type' = 'uuid' THEN
             IF jsonb_typeof(v_value) <> 'string'
                OR (v_value #>> '{}') !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
-                RAISE EXCEPTION 'enqueue %: arg % is not a UUID', p_kind.kind, v_name USING ERRCODE = '22023';
+                RAISE EXCEPTION 'enqueue %: arg % is not a UUID', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
             END IF;
             v_value := to_jsonb(lower(v_value #>> '{}'));
         ELSIF v_rule ->> 'type' = 'boolean' AND jsonb_typeof(v_value) <> 'boolean' THEN
-            RAISE EXCEPTION 'enqueue %: arg % is not true or false', p_kind.kind, v_name USING ERRCODE = '22023';
+            RAISE EXCEPTION 'enqueue %: arg % is not true or false', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
         ELSIF v_rule ->> 'type' = 'text' AND (jsonb_typeof(v_value) <> 'string' OR length(v_value #>> '{}') NOT BETWEEN 1 AND 200) THEN
-            RAISE EXCEPTION 'enqueue %: arg % is not a text of 1 to 200 characters', p_kind.kind, v_name USING ERRCODE = '22023';
+            RAISE EXCEPTION 'enqueue %: arg % is not a text of 1 to 200 characters', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
         END IF;
         v_out := v_out || jsonb_build_object(v_name, v_value);
     END LOOP;
@@ -315,7 +317,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_kind FROM worker.kinds k WHERE k.kind = enqueue.kind;
     IF NOT FOUND THEN
-        RAISE EXCEPTION 'enqueue: unknown kind %', to_json(left(coalesce(enqueue.kind, ''), 60)) USING ERRCODE = '22023';
+        RAISE EXCEPTION 'enqueue: unknown kind %', to_json(left(coalesce(enqueue.kind, ''), 60)) USING ERRCODE = '22023',
+            HINT = 'known kinds: ' || coalesce((SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM worker.kinds k), 'none');
     END IF;
     IF enqueue.priority IS NULL OR enqueue.priority NOT BETWEEN 0 AND 1000 THEN
         RAISE EXCEPTION 'enqueue %: priority must be 0 to 1000', v_kind.kind USING ERRCODE = '22023';

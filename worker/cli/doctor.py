@@ -1,0 +1,76 @@
+"""`doctor`: a look at everything that the worker leans on; it changes nothing and never shows an address with a password."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from worker.cli import context, words
+from worker.cli.finding import Finding, Verdict, faulty, ok
+from worker.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from config.settings import Settings
+
+_STYLES: Final = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red"}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def doctor(*, as_json: bool) -> int:
+    """Look at every dependency: ok, or what is wrong and how to mend it. Changes nothing.
+
+    The exit code is 0 when nothing is wrong, 3 when something that is needed does not answer, else 2. A warning is not wrong.
+    """
+    found: list[Finding] = []
+    for finding in _examined():
+        found.append(finding)
+        if not as_json:
+            _show(finding)
+    counts = Counter(finding.verdict for finding in found)
+    if as_json:
+        words.data({"ok": not counts[Verdict.WRONG], "checks": [_public(finding) for finding in found]})
+    else:
+        words.say(", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict))
+    if any(finding.unreachable for finding in found):
+        return words.UNREACHABLE
+    return words.REFUSED if counts[Verdict.WRONG] else words.DONE
+
+
+def _examined() -> Iterator[Finding]:
+    from worker.cli import checks_host, checks_store
+
+    try:
+        own = context.settings()
+    except Misconfigured as error:
+        yield faulty("settings", error)
+        return
+    yield ok("settings", _summary(own))
+    yield from checks_store.findings(own)
+    yield from checks_host.findings(own)
+
+
+def _summary(own: "Settings") -> str:
+    from worker import stack
+
+    where = ", of the stack in " + str(own.state_dir) if stack.running(own.state_dir) else ""
+    return f"{'production' if own.production else 'development'}, backend {own.backend}, host {own.docker_host}{where}"
+
+
+def _show(finding: Finding) -> None:
+    mark = click.style(f"{finding.verdict:<8}", fg=_STYLES[finding.verdict]) if sys.stdout.isatty() else f"{finding.verdict:<8}"
+    click.echo(f"{mark} {finding.name:<11} {words.printable(finding.said)}")
+    if finding.mend:
+        click.echo(f"{'':<8} {'':<11} → {words.printable(finding.mend)}")
+
+
+def _public(finding: Finding) -> dict[str, str | bool]:
+    return {
+        "name": finding.name,
+        "verdict": str(finding.verdict),
+        "said": finding.said,
+        "mend": finding.mend,
+        "unreachable": finding.unreachable,
+    }
