@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import text
 from tests.conftest import Database
-from tests.system.dying import LEDGER
+from tests.system.dying import LEDGER, RELEASE_ALL
 from tests.waiting import until
 
 from config import settings as environment
@@ -69,13 +69,15 @@ class House:
 
     def end(self) -> None:
         """Make sure that nothing of it runs any more."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        if self.process is None:
+            return
+        (self.folder / RELEASE_ALL).touch()
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process = None
 
     def pids(self) -> set[int]:
@@ -118,6 +120,10 @@ class House:
         said = (self.folder / "daemon.log").read_text().splitlines()
         return [json.loads(line) for line in said if line.startswith("{")]
 
+    def tell(self, sentence: str) -> None:
+        """Say what was done to the daemon, for whoever reads the test's output."""
+        print(f"\n{self.around['MOLECULE_BACKEND']}: {sentence}")  # noqa: T201  because pytest shows it on failure and with -s
+
     # ---- jobs and workspaces
 
     def create(self, *wishes: tuple[str, str]) -> tuple[str, str]:
@@ -143,7 +149,9 @@ class House:
         """The states of these jobs, once all of them rest or are blocked."""
 
         def states() -> dict[str, str]:
-            found = dict(self.rows("SELECT id::text, state FROM worker.jobs WHERE id = ANY (CAST(:jobs AS uuid[]))", jobs=list(jobs)))
+            found = dict(
+                self.rows("SELECT id::text, state FROM worker.jobs WHERE id = ANY (CAST(:jobs AS uuid[]))", jobs=list(jobs))
+            )
             return found if all(state in REST for state in found.values()) and len(found) == len(set(jobs)) else {}
 
         return until(states, within=within, what="all jobs at rest")
@@ -191,17 +199,20 @@ class House:
 
     def gone_faults(self, workspace: str, events: Mapping[str, int]) -> list[str]:
         """What is wrong with a workspace that should have left nothing but its history."""
-        with self.compute() as compute:
-            things = [thing.name for thing in compute.things(workspace)]
         recorded = self.recorded(workspace)
         facts = {
             "status": (self.status(workspace), "removed"),
-            "things": (things, []),
+            "things": (self.things(workspace), []),
             "live tokens": (self.live_tokens(workspace), 0),
             "events": (self.events(workspace), dict(events)),
             "ledger": ([key for key in recorded if key[2] != "gone"], []),
         }
         return _differences(facts)
+
+    def things(self, workspace: str) -> list[str]:
+        """What a fresh listing shows of it."""
+        with self.compute() as compute:
+            return [thing.name for thing in compute.things(workspace)]
 
     def status(self, workspace: str) -> str:
         """The row's status."""
@@ -209,7 +220,9 @@ class House:
 
     def live_tokens(self, workspace: str) -> int:
         """How many tokens open the platform."""
-        return int(self.value("SELECT count(*) FROM workspace_auth_tokens WHERE workspace_id = :w AND revoked_at IS NULL", w=workspace))
+        return int(
+            self.value("SELECT count(*) FROM workspace_auth_tokens WHERE workspace_id = :w AND revoked_at IS NULL", w=workspace)
+        )
 
     def events(self, workspace: str) -> dict[str, int]:
         """How many events of each type."""
@@ -217,7 +230,9 @@ class House:
 
     def recorded(self, workspace: str) -> Counter[tuple[str, str, str]]:
         """Rows of the ledger of outside things: (kind, name, state)."""
-        return Counter(map(tuple, self.rows("SELECT kind, name, state FROM worker.ledger WHERE subject = :s", s=f"workspace:{workspace}")))
+        return Counter(
+            map(tuple, self.rows("SELECT kind, name, state FROM worker.ledger WHERE subject = :s", s=f"workspace:{workspace}"))
+        )
 
     def takeovers(self, job: str | None = None) -> Counter[str]:
         """How often work was taken over, by what."""
@@ -252,7 +267,9 @@ def stop(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
 
 
-def settings_around(database: Database, folder: Path, *, backend: str = "memory", processes: int = 2, **more: str) -> dict[str, str]:
+def settings_around(
+    database: Database, folder: Path, *, backend: str = "memory", processes: int = 2, **more: str
+) -> dict[str, str]:
     """The environment of a daemon: nothing of the caller's own settings, a state folder and a port of its own."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
     return {
