@@ -38,8 +38,6 @@ MOMENTS = ("before", "after", "rows", "committed")
 LEDGER = "ledger.jsonl"
 #: While this file exists, a process that lost its lease lives a little longer, so that its late writes can be seen refused.
 LINGER = "linger"
-#: While this file exists, nothing is held.
-RELEASE_ALL = "release"
 #: Seconds that a held step waits for its release at most.
 _HELD_S = 60.0
 
@@ -66,7 +64,7 @@ class Script:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._granted(spot, "hold"):
             end = monotonic() + _HELD_S
-            while not any((self._folder / name).exists() for name in (f"{spot}.release", RELEASE_ALL)) and monotonic() < end:
+            while not (self._folder / f"{spot}.release").exists() and monotonic() < end:
                 Event().wait(0.01)
         if self._granted(spot, "refuse"):
             raise Refused("act as told: refused", hint="", code="as_told")

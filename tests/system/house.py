@@ -7,14 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
 from tests.conftest import Database
-from tests.system.dying import LEDGER, RELEASE_ALL
+from tests.system.dying import LEDGER
 from tests.waiting import until
 
 from config import settings as environment
@@ -68,13 +68,15 @@ class House:
         return code
 
     def end(self) -> None:
-        """Make sure that nothing of it runs any more."""
+        """Make sure that nothing of it runs any more; twice SIGTERM, because a test that is over need not wait for commits."""
         if self.process is None:
             return
-        (self.folder / RELEASE_ALL).touch()
-        self.process.terminate()
+        for _ in range(2):
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.3)
         try:
-            self.process.wait(30)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -115,10 +117,9 @@ class House:
         """Every boundary that a job came by, once each."""
         return list(dict.fromkeys(f"{at['direction']}.{at['step']}.{at['moment']}" for at in self.lines("reached", job)))
 
-    def log(self) -> list[dict[str, Any]]:
-        """What the daemon said; lines that are not JSON are left out."""
-        said = (self.folder / "daemon.log").read_text().splitlines()
-        return [json.loads(line) for line in said if line.startswith("{")]
+    def said(self) -> list[str]:
+        """The lines of the daemon's log."""
+        return (self.folder / "daemon.log").read_text().splitlines()
 
     def tell(self, sentence: str) -> None:
         """Say what was done to the daemon, for whoever reads the test's output."""
@@ -242,6 +243,10 @@ class House:
             job=job,
         )
         return Counter(dict(map(tuple, rows)))
+
+    def holder(self, job: str) -> int:
+        """The pid of the process that holds the job."""
+        return int(self.value("SELECT p.pid FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :j", j=job))
 
     def effects(self, jobs: Sequence[str]) -> Counter[tuple[str, str, str]]:
         """How often each effect of these jobs began, but for looks that answered "not yet"."""
