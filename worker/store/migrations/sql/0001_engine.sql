@@ -246,6 +246,12 @@ BEGIN
     PERFORM worker.announce(p_job, p_state);
 END $$;
 
+CREATE FUNCTION worker.superseded_error(p_kind text, p_step text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('code', 'superseded', 'message', 'a ' || coalesce(p_kind, 'newer') || ' job took over', 'hint', '',
+        'blame', 'tenant', 'step', p_step)
+$$;
+
 CREATE FUNCTION worker.supersede(p_job uuid, p_subject text, p_kind text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -260,8 +266,7 @@ BEGIN
         IF v.state = 'running' THEN
             UPDATE worker.jobs SET superseded_by = p_job WHERE id = v.id;
         ELSE
-            PERFORM worker.end_unclaimed(v.id, 'cancelled', jsonb_build_object('code', 'superseded',
-                'message', 'a ' || p_kind || ' job took over', 'hint', '', 'blame', 'tenant', 'step', v.steps[v.position + 1]), p_job);
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[v.position + 1]), p_job);
         END IF;
     END LOOP;
 END $$;
@@ -532,10 +537,14 @@ BEGIN
             facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
     ), moved AS (
         UPDATE worker.jobs j SET
-            state = CASE d.next WHEN 'rest' THEN d.rest WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
+            -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+            state = CASE d.next WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
             process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
             direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
-            error = coalesce(d.job_error, CASE WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN NULL ELSE j.error END),
+            error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
+                              THEN worker.superseded_error((SELECT o.kind FROM worker.jobs o WHERE o.id = j.superseded_by), d.name)
+                         WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN d.job_error
+                         ELSE coalesce(d.job_error, j.error) END,
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false,
             run_at = CASE WHEN d.next <> 'wait' THEN j.run_at
