@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -60,6 +61,13 @@ class Database:
 @pytest.fixture
 def database(postgres: str) -> Iterator[Database]:
     """A fresh copy of the migrated template. At the end the engine's invariants must hold."""
+    with fresh_database(postgres) as fresh:
+        yield fresh
+
+
+@contextmanager
+def fresh_database(postgres: str) -> Iterator[Database]:
+    """What `database` is, for a fixture that several tests share."""
     name = f"t_{uuid4().hex[:12]}"
     admin = _admin(postgres)
     with admin.connect() as connection:

@@ -15,19 +15,21 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import structlog
 
 log = structlog.get_logger()
 
 #: Seconds between two starts of a process that keeps dying: at once, then growing.
-_BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0)
+PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: A process that lived this long, in seconds, is not one that keeps dying.
 _SETTLED_S = 20.0
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Main = Callable[[], int]
 
@@ -41,8 +43,9 @@ def stop_signals() -> list[signal.Signals]:
 class Supervisor:
     """Keeps one process for each name alive until it is told to stop. One that is frozen for `frozen_s` seconds is replaced."""
 
-    def __init__(self, mains: Mapping[str, Main], *, frozen_s: float) -> None:
+    def __init__(self, mains: Mapping[str, Main], *, frozen_s: float, pauses: Sequence[float] = PAUSES) -> None:
         self._mains = dict(mains)
+        self._pauses = pauses
         self._frozen_s = frozen_s
         self._frozen: dict[int, float] = {}
         self._pids: dict[int, str] = {}
@@ -79,7 +82,8 @@ class Supervisor:
     def _on_stop(self, *_: object) -> None:
         self._stops += 1
         for pid in self._pids:
-            os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+            with suppress(ProcessLookupError):  # buried in this very moment
+                os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
 
     def _start_due(self) -> None:
         if self._stops:
@@ -92,11 +96,14 @@ class Supervisor:
     def _fork(self, name: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        # A stop between the fork and the note of its pid would never reach the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         pid = os.fork()
         if pid == 0:
             self._become(name)
         self._born[name] = monotonic()
         self._pids[pid] = name
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _become(self, name: str) -> NoReturn:
         """In the child: nothing of the parent's signals, and an end when the parent is gone."""
@@ -106,6 +113,7 @@ class Supervisor:
         # A terminal's Ctrl-C reaches the whole group: the parent alone turns it into a stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         os.close(self._alive)
         Thread(target=_leave_with_parent, args=(self._children_watch,), name="parent", daemon=True).start()
         code = 70
@@ -156,7 +164,7 @@ class Supervisor:
             return
         lived = monotonic() - self._born[name]
         self._deaths[name] = 0 if lived > _SETTLED_S else self._deaths[name] + 1
-        pause = _BACK_OFF[min(max(self._deaths[name] - 1, 0), len(_BACK_OFF) - 1)]
+        pause = self._pauses[min(max(self._deaths[name] - 1, 0), len(self._pauses) - 1)]
         self._due[name] = monotonic() + pause
         if not self._stops:
             log.warning("process ended", name=name, pid=pid, how=_how(status), restart_in_s=pause)

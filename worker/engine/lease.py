@@ -67,10 +67,14 @@ class Lease:
 
     def stopping(self, job_id: str) -> bool:
         """Whether a long effect of this job should come to its boundary: cancelled, superseded, leaving, or lost."""
-        return self._draining.is_set() or job_id in self._stops or not self.valid()
+        return self.leaving() or job_id in self._stops or not self.valid()
+
+    def leaving(self) -> bool:
+        """Whether jobs are given back at their next boundary."""
+        return self._draining.is_set()
 
     def drain(self) -> None:
-        """Ask long effects to come to their boundary."""
+        """Ask long effects to come to their boundary, and give jobs back there."""
         self._draining.set()
 
     def close(self) -> None:
