@@ -9,6 +9,7 @@ SIGTERM, SIGINT or SIGHUP once: children stop claiming, reach their next commit,
 leases do the rest.
 """
 
+import gc
 import os
 import select
 import signal
@@ -63,6 +64,9 @@ class Supervisor:
         before = {number: signal.signal(number, self._on_stop) for number in stop_signals()}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
+        # What lives now lives on in every child: a collection there would write to each object's header and so unshare it.
+        gc.collect()
+        gc.freeze()
         killed = False
         while self._pids or not self._stops:
             killed |= self._stops > 1

@@ -25,7 +25,7 @@ def main(wanted: list[str]) -> int:
     """All measurements, or those that are named."""
     unknown = set(wanted) - set(_ALL)
     if unknown:
-        sys.stderr.write(f"error: bench: there is no {sorted(unknown)[0]}\nhint: one of {', '.join(_ALL)}\n")
+        sys.stderr.write(f"error: bench: there is no {min(unknown)}\nhint: one of {', '.join(_ALL)}\n")
         return 2
     tell, rows, broken = Teller(), list[Row](), 0
     with Ground.open() as ground:

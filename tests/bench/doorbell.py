@@ -13,7 +13,7 @@ from uuid import uuid4
 import redis
 from sqlalchemy import text
 
-from tests.bench.ground import Database, Ground, Teller, ask, daemon
+from tests.bench.ground import Database, Ground, Teller, ask, daemon, ends
 from tests.bench.table import Row, percentile, spread, times
 from tests.waiting import until
 from worker.domain import Secret
@@ -49,16 +49,15 @@ def measure(ground: Ground, tell: Teller) -> list[Row]:
 def _ours(ground: Ground, database: Database, tell: Teller) -> list[float]:
     """Milliseconds for each job."""
     took = []
-    with daemon(ground, database):
+    began = "SELECT (facts ->> 'at_ns')::bigint FROM worker.steps WHERE job_id = :job"
+    with daemon(ground, database), ends(database) as end_of:
         for number in range(_WARM + _TIMES):
             with database.engine.connect() as connection:
                 job, _ = requests.enqueue(connection, "bench.stamped", {"id": str(uuid4())})
                 connection.commit()
                 committed = monotonic_ns()
-            _pause()  # because asking at once would compete with what is measured
-            until(lambda: ask(database, "SELECT state = 'succeeded' FROM worker.jobs WHERE id = :job", job=job), what="the job")  # noqa: B023  it is asked before the next round
-            began = ask(database, "SELECT (facts ->> 'at_ns')::bigint FROM worker.steps WHERE job_id = :job", job=job)
-            took.append((began - committed) / 1e6)
+            end_of(job)
+            took.append((ask(database, began, job=job) - committed) / 1e6)
             _pause()
             tell.step(number + 1, _WARM + _TIMES)
     return took[_WARM:]

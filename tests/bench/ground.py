@@ -1,12 +1,14 @@
 """What the measurements stand on: a Postgres and a Redis of their own, and the daemon as real processes."""
 
+import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ from worker.store.migrate import migrate
 
 ROOT: Final = Path(__file__).parent.parent.parent
 _QUIET_S: Final = 1.9
+_LONGEST_S: Final = 60.0
+_REST: Final = {"succeeded", "failed", "cancelled"}
 _ALIVE: Final = """
 SELECT count(*) FROM worker.processes p WHERE cardinality(p.queues) > 0 AND p.lease_until > clock_timestamp() AND EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = :namespace AND l.objid = p.id::oid AND l.granted)
@@ -156,6 +160,28 @@ def running(command: list[str], around: Mapping[str, str], folder: Path) -> Iter
 def alive(database: Database) -> int:
     """How many worker processes live (their session lock is held) and serve their host."""
     return int(ask(database, _ALIVE, namespace=NAMESPACE))
+
+
+@contextmanager
+def ends(database: Database) -> Iterator[Callable[[str], str]]:
+    """A function that waits for the end of a job and answers its state, by the announcement that every client may listen to."""
+    listening = connect.open_raw(database.url, name="bench listens")
+    with listening.cursor() as cursor:
+        cursor.execute("LISTEN worker_jobs")
+
+    def wait(job: str) -> str:
+        last = monotonic() + _LONGEST_S
+        while (left := last - monotonic()) > 0:
+            select.select([listening], [], [], left)
+            listening.poll()
+            while listening.notifies:
+                said = json.loads(listening.notifies.pop(0).payload)
+                if said["id"] == job and said["state"] in _REST:
+                    return str(said["state"])
+        raise AssertionError(f"job {job} did not end within {_LONGEST_S:.0f} s")
+
+    yield wait
+    listening.close()
 
 
 def ask(database: Database, question: str, **values: Any) -> Any:

@@ -1,6 +1,6 @@
 """What the worker itself adds to the provision of a workspace whose image is there already."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +8,12 @@ from time import monotonic_ns
 from typing import Final
 
 import docker
-from sqlalchemy import text
 
 from config import settings as environment
 from tests.bench import spans
-from tests.bench.ground import ROOT, Database, Ground, Teller, ask, daemon
+from tests.bench.ground import ROOT, Database, Ground, Teller, ask, daemon, ends
 from tests.bench.spans import Span
 from tests.bench.table import Row, percentile, spread, times
-from tests.waiting import until
 from worker import demo
 from worker.domain import Placement
 from worker.forge import Forge, make_template
@@ -101,28 +99,30 @@ def _provisions(ground: Ground, database: Database, forge: Forge, tell: Teller) 
         spans.FOLDER: str(folder),
     }
     done = []
-    with daemon(ground, database, **around):
+    with daemon(ground, database, **around), ends(database) as end_of:
         for number in range(1 + _TIMES):
-            done.append(_provision(database, folder))
+            done.append(_provision(database, folder, end_of))
             tell.step(number + 1, 1 + _TIMES)
     return done[1:]
 
 
-def _provision(database: Database, folder: Path) -> Provision:
+def _provision(database: Database, folder: Path, end_of: Callable[[str], str]) -> Provision:
     with database.engine.connect() as connection:
         wanted = NewWorkspace("bench", demo.RUNTIME, tier=2)
         workspace = workspaces.create(connection, wanted, Placement("", "docker", "local"), environment.runtimes().runtimes)
         job, _ = requests.enqueue(connection, "workspace.provision", {"workspace_id": workspace})
         connection.commit()
         begin = monotonic_ns()
-    _ends(database, job)
+    if (state := end_of(job)) != "succeeded":
+        error = ask(database, "SELECT error ->> 'message' FROM worker.jobs WHERE id = :job", job=job)
+        raise AssertionError(f"the provision {state}: {error}")
     took = "SELECT extract(epoch FROM finished_at - created_at) * 1e9 FROM worker.jobs WHERE id = :job"
     end = begin + int(ask(database, took, job=job))
     found = [span for span in spans.read(folder) if span.end > begin and span.begin < end]
     others = spans.covered([*(span for span in found if span.what != "knock"), _boot(found)], begin, end)
     with database.engine.begin() as connection:
         gone, _ = requests.enqueue(connection, "workspace.delete", {"workspace_id": workspace})
-    _ends(database, gone)
+    end_of(gone)
     return Provision((end - begin) / 1e6, others / 1e6)
 
 
@@ -131,13 +131,3 @@ def _boot(found: Sequence[Span]) -> Span:
     started = next(span for span in found if span.path.endswith("/start"))
     knocked = next(span for span in found if span.what == "knock" and span.path.endswith("/register"))
     return Span("boot", "", started.end, knocked.begin)
-
-
-def _ends(database: Database, job: str) -> None:
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        state = text("SELECT state FROM worker.jobs WHERE id = :job")
-        rest = ("succeeded", "failed", "blocked", "cancelled")
-        ended = until(lambda: connection.execute(state, {"job": job}).scalar_one() in rest, within=60.0, what="the job to end")
-        if ended and connection.execute(state, {"job": job}).scalar_one() != "succeeded":
-            error = connection.execute(text("SELECT error ->> 'message' FROM worker.jobs WHERE id = :job"), {"job": job}).scalar()
-            raise AssertionError(f"a job of the bench did not succeed: {error}")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+
+from config import settings as environment
 from tests.conftest import Database
 from tests.system.dying import LEDGER
 from tests.waiting import until
-
-from config import settings as environment
 from worker import embedded
 from worker.assembly import compute_of
 from worker.backends.docker import DockerCompute
@@ -246,7 +246,9 @@ class House:
 
     def holder(self, job: str) -> int:
         """The pid of the process that holds the job."""
-        return int(self.value("SELECT p.pid FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :j", j=job))
+        return int(
+            self.value("SELECT p.pid FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :j", j=job)
+        )
 
     def effects(self, jobs: Sequence[str]) -> Counter[tuple[str, str, str]]:
         """How often each effect of these jobs began, but for looks that answered "not yet"."""

@@ -51,7 +51,9 @@ def test_a_delete_wins_in_every_step_of_a_provision(memory_house: House, boundar
 
     assert {spot: state for spot, state in states.items() if state != ("cancelled", "succeeded")} == {}
     assert [fault for spot, (workspace, *_) in gone.items() for fault in wrong(house, spot, workspace, EVENTS)] == []
-    assert [spot for spot, (_, made, _) in gone.items() if any(line["direction"] == "back" for line in house.lines("enter", made))] == []
+    assert [
+        spot for spot, (_, made, _) in gone.items() if any(line["direction"] == "back" for line in house.lines("enter", made))
+    ] == []
     house.tell(f"delete wins: {len(gone)} provisions cancelled forward, none undone")
 
 

@@ -59,7 +59,9 @@ def test_a_killed_process_loses_its_job_within_a_second(pair: tuple[House, House
     ends_online(pair[0], workspace, job)
 
 
-def test_a_frozen_machine_loses_its_job_within_seconds_and_writes_nothing_when_it_wakes(pair: tuple[House, House], tmp_path: Path) -> None:
+def test_a_frozen_machine_loses_its_job_within_seconds_and_writes_nothing_when_it_wakes(
+    pair: tuple[House, House], tmp_path: Path
+) -> None:
     (tmp_path / LINGER).touch()
     workspace, job, pid = held(pair[0])
     frozen = next(each for each in pair if each.process is not None and pid in each.children())
@@ -80,7 +82,9 @@ def test_a_frozen_machine_loses_its_job_within_seconds_and_writes_nothing_when_i
 
     refused = frozen.lines("refused", job)
     applied = [line["fence"] for line in frozen.lines("applied", job)]
-    frozen.tell(f"SIGSTOP of the holder: gone on after {took:.2f} s, takeovers {dict(frozen.takeovers(job))}, {len(refused)} late write refused")
+    frozen.tell(
+        f"SIGSTOP of the holder: gone on after {took:.2f} s, takeovers {dict(frozen.takeovers(job))}, {len(refused)} late write refused"
+    )
     assert frozen.takeovers(job) == {"lease": 1}
     assert [line["fence"] for line in refused] == [before]
     assert applied == sorted(applied)

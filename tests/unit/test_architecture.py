@@ -16,6 +16,7 @@ LIMIT = 350
 LONG: dict[str, str] = {
     "tests/integration/test_engine.py": "the rules of the engine are read side by side",
     "tests/integration/test_image_builds.py": "all of a build's life shares one bench",
+    "tests/unit/test_decide.py": "one property for each sentence of the policy",
     "tests/unit/test_docker_shape.py": "tables of what the engine is told and what it answers",
 }
 

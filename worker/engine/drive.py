@@ -61,6 +61,7 @@ class Reply:
     stop: str | None
     args: Mapping[str, Any]
     facts: Facts = field(default_factory=dict)  #: what `rows` learned inside the transaction
+    again: bool = False  #: it waits, and is due already: somebody called while it ran
 
 
 class Journal(Protocol):
@@ -91,8 +92,11 @@ class Tenure(Protocol):
         ...
 
 
-def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> None:
-    """Take a claimed job as far as it goes now: to its rest, a wait, a block, or the loss of the lease."""
+def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
+    """Take a claimed job as far as it goes now: to its rest, a wait, a block, or the loss of the lease.
+
+    Answers in how many seconds it wants to be looked at again, None when nobody has to.
+    """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
     walk = _start(job, machine)
     while tenure.valid():
@@ -115,11 +119,20 @@ def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal
             reply = _apply(walk, decision, error, journal, leaving=leaving)
         if reply is None:
             bound.info("fenced", step=walk.name, fence=job.fence)
-            return
+            return None
         _say(bound, walk, decision)
-        if leaving or isinstance(decision, Wait) or decision.to is None:
-            return
+        if isinstance(decision, Wait):
+            return _seconds(decision, reply)
+        if leaving or decision.to is None:
+            return None
         walk = walk.onward(decision, decision.to, reply)
+    return None
+
+
+def _seconds(wait: Wait, reply: Reply) -> float | None:
+    if reply.again:
+        return 0.0
+    return wait.after.total_seconds() if wait.after is not None else None
 
 
 @dataclass(frozen=True, slots=True)

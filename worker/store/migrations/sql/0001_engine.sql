@@ -512,7 +512,7 @@ END $$;
 -- under a row lock. A decision whose job is not in the answer was fenced: its caller writes nothing more.
 -- In: [{job, fence, direction, position, name, status, facts, error, attempt, took_ms, next: go|wait|block|rest,
 --       to_direction, to_position, to_attempt, after_ms, what, rest, job_error}]
--- Out: [{job, stop: null|superseded|cancelled, args}]
+-- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: it waits and is due already, because a call came while it ran.
 CREATE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -553,10 +553,11 @@ BEGIN
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
         WHERE j.id = h.id AND (d.next <> 'go' OR d.to_direction <> j.direction)
-        RETURNING j.id, j.subject, d.next
+        RETURNING j.id, j.subject, d.next, d.next = 'wait' AND j.run_at <= clock_timestamp() AS again
     )
     SELECT (SELECT jsonb_agg(jsonb_build_object('job', h.id, 'args', h.args, 'stop',
-                CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END)) FROM held h),
+                CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
+                'again', coalesce(m.again, false))) FROM held h LEFT JOIN moved m ON m.id = h.id),
            (SELECT array_agg(m.id) FROM moved m WHERE m.next = 'rest'),
            (SELECT array_agg(m.subject) FROM moved m WHERE m.next = 'rest')
     INTO v_reply, v_rested, v_subjects;
