@@ -89,7 +89,7 @@ class Runtime:
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
             opened.callback(engine.dispose)
-            with engine.connect() as connection:
+            with connect.reached(), engine.connect() as connection:
                 stale = catalogue.differing(connection, kinds.values())
             if stale:
                 raise Misconfigured(

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from sqlalchemy import text
 
 from tests.conftest import Database, missing
@@ -77,10 +76,11 @@ class Postgres:
 
     def _pg_ctl(self, *arguments: str) -> None:
         # The program beside the postmaster itself, as its user: wherever the wheel keeps it.
-        postmaster = psutil.Process(int((self.folder / "postmaster.pid").read_text().splitlines()[0]))
-        argv = [str(Path(postmaster.exe()).with_name("pg_ctl")), "-D", str(self.folder), *arguments]
-        user = postmaster.uids().real if os.geteuid() == 0 else None
-        subprocess.run(argv, user=user, cwd="/", check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        postmaster = Path("/proc", (self.folder / "postmaster.pid").read_text().splitlines()[0])
+        argv = [str((postmaster / "exe").readlink().with_name("pg_ctl")), "-D", str(self.folder), *arguments]
+        user = postmaster.stat().st_uid if os.geteuid() == 0 else None
+        quiet = subprocess.DEVNULL
+        subprocess.run(argv, user=user, cwd="/", check=True, stdin=quiet, stdout=quiet, stderr=quiet)
 
 
 @contextmanager

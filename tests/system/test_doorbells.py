@@ -23,9 +23,7 @@ POLL_S = 30.0
 @pytest.fixture
 def rung(database: Database, tmp_path: Path, redis_url: Secret) -> Iterator[House]:
     """A daemon that hardly ever looks by itself."""
-    around = settings_around(
-        database, tmp_path, processes=1, REDIS_URL=redis_url.reveal(), MOLECULE_WORKER_POLL_S=str(POLL_S)
-    )
+    around = settings_around(database, tmp_path, processes=1, REDIS_URL=redis_url.reveal(), MOLECULE_WORKER_POLL_S=str(POLL_S))
     with house(database, tmp_path, around) as built:
         yield built
 
@@ -36,7 +34,9 @@ def producer(redis_url: Secret) -> Iterator[Celery]:
     broker = environment.load({"REDIS_URL": redis_url.reveal()}).broker_url
     assert broker is not None
     app = Celery("somebody", broker=broker.get_secret_value(), set_as_current=False)
-    app.conf.update(broker_transport_options={"global_keyprefix": "molecule-worker:"}, task_default_queue="jobs", task_ignore_result=True)
+    app.conf.update(
+        broker_transport_options={"global_keyprefix": "molecule-worker:"}, task_default_queue="jobs", task_ignore_result=True
+    )
     yield app
     app.close()
 
@@ -49,7 +49,9 @@ def test_a_job_that_is_rung_for_starts_at_once_and_never_waits_for_the_next_look
     rung.ends(job, within=POLL_S / 2)
     rung.ends(rung.delete(workspace), within=POLL_S / 2)
 
-    rung.tell(f"doorbell: begun after {heard * 1000:.0f} ms where the next look was {POLL_S:g} s away; all over after {monotonic() - began:.1f} s")
+    rung.tell(
+        f"doorbell: begun after {heard * 1000:.0f} ms where the next look was {POLL_S:g} s away; all over after {monotonic() - began:.1f} s"
+    )
 
 
 def test_a_named_task_of_another_program_stores_a_job_and_runs_it(rung: House, producer: Celery) -> None:
@@ -76,7 +78,9 @@ def test_wrong_and_doubled_messages_do_nothing(rung: House, producer: Celery) ->
     producer.send_task("workspace.explode", [workspace])
     stranger = str(uuid4())
     producer.send_task("workspace.provision", [stranger])
-    failed = until(lambda: rung.rows("SELECT id::text FROM worker.jobs WHERE subject = :s", s=f"workspace:{stranger}"), within=POLL_S / 3)
+    failed = until(
+        lambda: rung.rows("SELECT id::text FROM worker.jobs WHERE subject = :s", s=f"workspace:{stranger}"), within=POLL_S / 3
+    )
     rung.release(job, "forward.storage.before")
 
     assert rung.ends(job, failed[0][0], within=POLL_S / 2) == {job: "succeeded", failed[0][0]: "failed"}
@@ -90,4 +94,6 @@ def _unasked(house: House) -> str:
     """A workspace that nobody asked to provision yet."""
     own = house.settings
     with house.database.engine.begin() as connection:
-        return workspaces.create(connection, NewWorkspace("rung", RUNTIME, 2), Placement("", own.backend, own.docker_host), [RUNTIME])
+        return workspaces.create(
+            connection, NewWorkspace("rung", RUNTIME, 2), Placement("", own.backend, own.docker_host), [RUNTIME]
+        )

@@ -50,21 +50,20 @@ def test_redis_wiped_killed_and_restarted_costs_nothing_but_a_second(postgres: s
 
 
 def test_a_postgres_that_restarts_under_the_daemon_needs_nobodys_hand(tmp_path: Path) -> None:
-    with outages.postgres() as own:
-        with house(own.database, tmp_path, settings_around(own.database, tmp_path)) as under:
-            restarts = 0
-            made: list[tuple[str, str]] = []
-            for _ in range(2):
-                standing = held(under)
-                own.restart()
-                restarts += 1
-                for _, job, spot in standing.values():
-                    under.release(job, spot)
-                made += [(workspace, job) for workspace, job, _ in standing.values()]
-                made += [under.create() for _ in range(2)]
-            end_well(under, made, within=3 * UNRUNG_S)
-            effects = under.effects([job for _, job in made])
-            under.tell(
-                f"postgres restarted {restarts} times: {len(made)} provisions and deletes ended, takeovers {dict(under.takeovers())}, "
-                f"effects {effects.total()} for {len(effects)} expected"
-            )
+    with outages.postgres() as own, house(own.database, tmp_path, settings_around(own.database, tmp_path)) as under:
+        restarts = 0
+        made: list[tuple[str, str]] = []
+        for _ in range(2):
+            standing = held(under)
+            own.restart()
+            restarts += 1
+            for _, job, spot in standing.values():
+                under.release(job, spot)
+            made += [(workspace, job) for workspace, job, _ in standing.values()]
+            made += [under.create() for _ in range(2)]
+        end_well(under, made, within=3 * UNRUNG_S)
+        effects = under.effects([job for _, job in made])
+        under.tell(
+            f"postgres restarted {restarts} times: {len(made)} provisions and deletes ended, takeovers {dict(under.takeovers())}, "
+            f"effects {effects.total()} for {len(effects)} expected"
+        )

@@ -95,6 +95,8 @@ class Intake:
     def close(self, *, within_s: float) -> bool:
         """Claim no more and wait for what runs, once; True when all of it reached a boundary in time."""
         self.drain()
+        # What the last look has claimed must still find a thread.
+        self._thread.join(within_s)
         self._pool.shutdown(wait=False)
         end = monotonic() + within_s
         got = sum(self._free.acquire(timeout=max(0.0, end - monotonic())) for _ in range(self._slots))
@@ -106,7 +108,10 @@ class Intake:
             self._wake.clear()
             if not self._closed.is_set() and (self._asked or not stirred):
                 self._asked = False
-                self._take()
+                try:
+                    self._take()
+                except Exception:
+                    log.exception("look broke")
 
     def _pause(self) -> float:
         with self._guard:

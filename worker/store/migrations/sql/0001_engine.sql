@@ -98,7 +98,7 @@ COMMENT ON COLUMN worker.jobs.fence IS 'The subject''s fence at the claim: every
 CREATE UNIQUE INDEX jobs_idempotency ON worker.jobs (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX jobs_live ON worker.jobs (kind, subject) WHERE state IN ('queued', 'running', 'waiting', 'blocked');
 CREATE INDEX jobs_ready ON worker.jobs (priority, run_at, seq) WHERE state IN ('queued', 'waiting') AND NOT parked;
-CREATE INDEX jobs_parked ON worker.jobs (subject, priority, seq) WHERE state = 'queued' AND parked;
+CREATE INDEX jobs_queued ON worker.jobs (subject, priority, seq) WHERE state = 'queued';
 CREATE INDEX jobs_subject ON worker.jobs (subject, seq);
 CREATE INDEX jobs_process ON worker.jobs (process_id) WHERE state = 'running';
 
@@ -456,20 +456,20 @@ DECLARE
     v_suspects uuid[];
     v_taken uuid[];
 BEGIN
-    -- A job whose processes died is a suspect, and no process holds two: otherwise one bad job takes its neighbours
-    -- along each time, and all of them end blocked for what it did.
+    -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
+    -- neighbours along each time, and all of them end blocked for what it did.
     IF p_ids IS NULL THEN
-        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 3), array_agg(c.id) FILTER (WHERE c.crashes >= 3) INTO v_found, v_suspects FROM (
             SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp() AND j.queue = ANY (p_queues)
-              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
+              AND (j.crashes < 3 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
             ORDER BY j.priority, j.run_at, j.seq LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     ELSE
-        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 3), array_agg(c.id) FILTER (WHERE c.crashes >= 3) INTO v_found, v_suspects FROM (
             SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.id = ANY (p_ids) AND j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp()
               AND j.queue = ANY (p_queues)
-              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
+              AND (j.crashes < 3 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
             ORDER BY j.id LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     END IF;
     v_found := coalesce(v_found, '{}') || v_suspects[1:1];
@@ -479,6 +479,10 @@ BEGIN
     -- The conditional upsert is the mutual exclusion: losers get no row, and no unique index is ever violated.
     WITH head AS MATERIALIZED (
         SELECT DISTINCT ON (j.subject) j.subject, j.id FROM worker.jobs j WHERE j.id = ANY (v_found)
+          -- Somebody may have the row of an older one locked for a moment: it was skipped above, and must not be overtaken.
+          AND (j.state = 'waiting' OR NOT EXISTS (
+              SELECT FROM worker.jobs o WHERE o.subject = j.subject AND o.state = 'queued' AND NOT o.parked
+                AND o.run_at <= clock_timestamp() AND (o.priority, o.seq) < (j.priority, j.seq)))
         ORDER BY j.subject, (j.state = 'waiting') DESC, j.priority, j.seq
     ), own AS (
         INSERT INTO worker.subjects AS s (key, fence, job_id) SELECT h.subject, 1, h.id FROM head h ORDER BY h.subject
