@@ -36,8 +36,11 @@ def settings_of_environment() -> "Settings":
     """The settings of the environment alone. Raises Misconfigured."""
     from pydantic import ValidationError
 
+    from config import logs
     from config import settings as environment
 
+    # Onto stderr before anything can log; a daemon chooses its own form later.
+    logs.set_up(form="console", level="WARNING")
     try:
         return environment.load()
     except environment.UnknownSetting as error:

@@ -30,7 +30,7 @@ def workspaces() -> None:
 
 @workspaces.command()
 @click.option("--name", required=True, help="What people call it.")
-@click.option("--runtime", default="langgraph", show_default=True, help="One of the list in config/runtimes.toml.")
+@click.option("--runtime", default="langgraph", show_default=True, help="What runs in it; an unknown word lists them all.")
 @click.option(
     "--tier",
     type=click.Choice([str(tier) for tier in TIERS]),
@@ -65,8 +65,8 @@ def create(
     \b
     Examples:
       molecule-worker workspaces create --name ada --wait
-      molecule-worker workspaces create --name ada --runtime claude-code --tier 3 \\
-          --secret ANTHROPIC_API_KEY --wait
+      molecule-worker workspaces create --name ada --runtime claude-code \\
+          --tier 3 --secret ANTHROPIC_API_KEY --wait
     """
     from worker.new_workspace import NewWorkspace
 
