@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
+
 from tests.conftest import Database
 
 _ROOT = Path(__file__).parent.parent
@@ -53,7 +54,12 @@ class Shell:
 
     def __call__(self, *arguments: str, stdin: str = "", **variables: str) -> Ran:
         done = subprocess.run(
-            [COMMAND, *arguments], input=stdin.encode(), env=self.environment(**variables), capture_output=True, check=False, timeout=60
+            [COMMAND, *arguments],
+            input=stdin.encode(),
+            env=self.environment(**variables),
+            capture_output=True,
+            check=False,
+            timeout=60,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 

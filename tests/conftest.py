@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -58,6 +59,13 @@ class Database:
 @pytest.fixture
 def database(postgres: str) -> Iterator[Database]:
     """A fresh copy of the migrated template. At the end the engine's invariants must hold."""
+    with fresh_database(postgres) as made:
+        yield made
+
+
+@contextmanager
+def fresh_database(postgres: str) -> Iterator[Database]:
+    """The same, for fixtures that share one."""
     name = f"t_{uuid4().hex[:12]}"
     admin = _admin(postgres)
     with admin.connect() as connection:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, text
+
+from tasks.catalogue import KINDS
 from tests.commands import Shell, end
 from tests.conftest import Database
 from tests.toys import remember
 from tests.waiting import until
-
-from tasks.catalogue import KINDS
 from worker import embedded
 
 
@@ -30,9 +30,7 @@ def shell(database: Database, tmp_path: Path) -> Shell:
 @pytest.fixture
 def empty(postgres: str) -> Iterator[str]:
     """A database that nobody has migrated."""
-    admin = create_engine(
-        postgres.format("postgres").replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT"
-    )
+    admin = create_engine(postgres.format("postgres").replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(text("CREATE DATABASE untouched"))
         yield postgres.format("untouched")
@@ -53,7 +51,10 @@ def test_no_postgres_is_three_and_what_to_do(shell: Shell, command: list[str]) -
 
 
 def test_why_postgres_does_not_answer_is_said(shell: Shell, postgres: str) -> None:
-    assert shell("jobs", "list", DATABASE_URL=postgres.format("nowhere")).error == "open database: the server has no such database or user"
+    assert (
+        shell("jobs", "list", DATABASE_URL=postgres.format("nowhere")).error
+        == "open database: the server has no such database or user"
+    )
     assert shell("jobs", "list", DATABASE_URL="postgresql://h.invalid/x").error == "open database: its host name is not known"
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+
+from tasks.catalogue import KINDS
 from tests.commands import Ran, Shell
 from tests.conftest import Database
 from tests.listening import platform
 from tests.serving import served
 from tests.toys import remember
-
-from tasks.catalogue import KINDS
 from worker import embedded
 from worker.domain import Secret
 from worker.receiver import receiver
@@ -44,7 +44,10 @@ def test_what_is_absent_and_not_needed_is_fine(shell: Shell, tmp_path: Path) -> 
 
     assert ran.code == 0, ran.out
     assert json.loads(ran.out)["ok"] is True
-    assert {name: check["verdict"] for name, check in found.items() if check["verdict"] != "ok"} == {"workers": "warning", "receiver": "warning"}
+    assert {name: check["verdict"] for name, check in found.items() if check["verdict"] != "ok"} == {
+        "workers": "warning",
+        "receiver": "warning",
+    }
     assert found["workers"]["mend"] == found["receiver"]["mend"] == "molecule-worker run"
     assert found["redis"]["said"] == "none: the engine does not need it"
     assert found["broker"]["said"] == "none: jobs start up to a second later"

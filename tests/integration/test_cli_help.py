@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.commands import Shell
 
 HEAVY = ("sqlalchemy", "celery", "docker", "rich", "pydantic", "httpx", "psycopg2")
@@ -61,7 +62,11 @@ def test_without_a_command_the_help_is_shown_and_it_is_wrong_usage() -> None:
         (["workspaces", "create"], "read command line: missing option '--name'", "molecule-worker workspaces create --help"),
         (["jobs", "show"], "read command line: missing argument 'ID'", "molecule-worker jobs show --help"),
         (["jobs", "list", "--state", "x\ny"], "read command line: invalid value for '--state': 'x\\ny' is not one of", None),
-        (["jobs", "show", "a", "b\x1b[31m\nc"], "read command line: got unexpected extra argument (b\N{REPLACEMENT CHARACTER}[31m", None),
+        (
+            ["jobs", "show", "a", "b\x1b[31m\nc"],
+            "read command line: got unexpected extra argument (b\N{REPLACEMENT CHARACTER}[31m",
+            None,
+        ),
     ],
     ids=repr,
 )

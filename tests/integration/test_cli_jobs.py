@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
+
 from tests.commands import Shell, end
 from tests.conftest import Database
 from tests.toys import Stage, ask, process, remember, state, toy_kind
 from tests.waiting import until
-
 from worker.engine.machine import Done, NotYet, Passage
 from worker.errors import Refused
 

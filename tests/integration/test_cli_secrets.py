@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+
+from tasks.catalogue import KINDS
 from tests.commands import Shell
 from tests.conftest import Database
 from tests.toys import remember
-
-from tasks.catalogue import KINDS
 from worker.crypto import keyring
 from worker.store import secrets as store
 
@@ -16,7 +16,9 @@ VALUE = "hunter2-öß"
 @pytest.fixture
 def shell(database: Database, tmp_path: Path) -> Shell:
     remember(database, *KINDS)
-    return Shell({"DATABASE_URL": database.url.reveal(), "MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state")})
+    return Shell(
+        {"DATABASE_URL": database.url.reveal(), "MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state")}
+    )
 
 
 def stored(database: Database, tmp_path: Path, workspace: str) -> dict[str, str]:
@@ -53,7 +55,7 @@ def test_a_workspace_has_secrets_of_its_own(shell: Shell, database: Database, tm
 
 
 def test_a_dotenv_file_is_set_as_a_whole_or_not_at_all(shell: Shell, database: Database, tmp_path: Path) -> None:
-    (tmp_path / "env").write_text('# mine\nexport A="x y"\r\n\nB=\'#z\'\nC=a=b\n')
+    (tmp_path / "env").write_text("# mine\nexport A=\"x y\"\r\n\nB='#z'\nC=a=b\n")
     assert shell("secrets", "set", "--file", str(tmp_path / "env")).code == 0
     assert stored(database, tmp_path, workspace(shell)) == {"A": "x y", "B": "#z", "C": "a=b"}
 

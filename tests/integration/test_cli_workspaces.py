@@ -4,17 +4,19 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
+
+from tasks.catalogue import KINDS
 from tests.commands import Shell, rows
 from tests.conftest import Database
 from tests.toys import remember
-
-from tasks.catalogue import KINDS
 
 
 @pytest.fixture
 def shell(database: Database, tmp_path: Path) -> Shell:
     remember(database, *KINDS)
-    return Shell({"DATABASE_URL": database.url.reveal(), "MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state")})
+    return Shell(
+        {"DATABASE_URL": database.url.reveal(), "MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state")}
+    )
 
 
 def test_a_workspace_is_stored_with_its_job_and_its_id_is_the_only_output(shell: Shell, database: Database) -> None:

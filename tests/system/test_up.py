@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+
 from tests.commands import Shell, end
 from tests.waiting import until
-
 from worker import embedded, stack
 from worker.domain import Secret
 from worker.store import connect
@@ -55,8 +55,7 @@ def up(folder: Path, shell: Shell, **variables: str) -> Iterator[Terminal]:
         yield terminal
     finally:
         if daemon.poll() is None:
-            end(daemon, signal.SIGKILL)
-            sweep(folder)
+            end(daemon)
 
 
 def sql(terminal: Terminal, statement: str) -> Any:
@@ -88,18 +87,6 @@ def left(folder: Path) -> list[str]:
         if int(process.name) != os.getpid() and (str(folder) in line or str(folder).encode() in variables):
             found.append(line)
     return found
-
-
-def sweep(folder: Path) -> None:
-    """After a SIGKILL: Postgres and Redis of that folder."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            ours = str(folder).encode() in (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if ours:
-            os.kill(int(process.name), signal.SIGQUIT)
-    until(lambda: not left(folder), within=15, what="what was killed is gone")
 
 
 def test_a_workspace_lives_and_dies_from_a_second_terminal(folder: Path, shell: Shell) -> None:
@@ -147,7 +134,10 @@ def assert_clean(log: str) -> None:
 def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(folder: Path, shell: Shell) -> None:
     with up(folder, shell) as terminal:
         shell("secrets", "set", "TOKEN", stdin="hunter2")
-        sql(terminal, "UPDATE public.global_secrets SET encrypted_value = set_byte(encrypted_value, 20, 255 - get_byte(encrypted_value, 20))")
+        sql(
+            terminal,
+            "UPDATE public.global_secrets SET encrypted_value = set_byte(encrypted_value, 20, 255 - get_byte(encrypted_value, 20))",
+        )
 
         failed = shell("workspaces", "create", "--name", "ada", "--wait")
         ident = failed.out.strip()
@@ -158,7 +148,7 @@ def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(fol
         assert "fault: this installation's settings or its operator" in failed.err
         assert "hint:  compare the fingerprint" in failed.err
         shown = shell("workspaces", "show", ident)
-        assert re_status(shown.out) == "failed"
+        assert status_of(shown.out) == "failed"
         assert "why: failed to decrypt global secret" in shown.err
         assert shell("doctor").code == 2
 
@@ -170,7 +160,7 @@ def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(fol
         assert other.error.startswith("load key: the running stack works with another one")
 
 
-def re_status(shown: str) -> str:
+def status_of(shown: str) -> str:
     return next(line.split()[1] for line in shown.splitlines() if line.startswith("status"))
 
 
