@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,11 @@ class Shell:
             timeout=60,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def each(self, *arguments: str, given: Sequence[Mapping[str, str]]) -> list[Ran]:
+        """The same command under each of these variables, side by side."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda variables: self(*arguments, **variables), given))
 
     def start(self, *arguments: str, **variables: str) -> "subprocess.Popen[str]":
         """A command that goes on; a group of its own, as a terminal gives it."""

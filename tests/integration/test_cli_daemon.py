@@ -40,8 +40,8 @@ def empty(postgres: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("command", [["run"], ["migrate"], ["jobs", "list"], ["workspaces", "create", "--name", "a"]], ids=" ".join)
 def test_no_postgres_is_three_and_what_to_do(shell: Shell, command: list[str]) -> None:
-    unset = shell(*command, DATABASE_URL="")
-    away = shell(*command, DATABASE_URL="postgresql://ada:hunter2@127.0.0.1:1/worker")
+    given = [{"DATABASE_URL": ""}, {"DATABASE_URL": "postgresql://ada:hunter2@127.0.0.1:1/worker"}]
+    unset, away = shell.each(*command, given=given)
 
     assert (unset.code, unset.error) == (3, "open database: DATABASE_URL is not set and no embedded stack runs")
     assert "molecule-worker up" in unset.hint

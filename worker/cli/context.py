@@ -36,11 +36,8 @@ def settings_of_environment() -> "Settings":
     """The settings of the environment alone. Raises Misconfigured."""
     from pydantic import ValidationError
 
-    from config import logs
     from config import settings as environment
 
-    # Onto stderr before anything can log; a daemon chooses its own form later.
-    logs.set_up(form="console", level="WARNING")
     try:
         return environment.load()
     except environment.UnknownSetting as error:
@@ -98,6 +95,7 @@ def load_key(own: "Settings") -> "StaticKey":
     from worker import stack
     from worker.crypto import keyring
 
+    log_to_stderr()
     given = own.secrets_encryption_key
     key = keyring.load(Secret(given.get_secret_value()) if given else None, own.production, own.state_dir)
     theirs = stack.key_of_running(own.state_dir)
@@ -107,6 +105,13 @@ def load_key(own: "Settings") -> "StaticKey":
             hint="set SECRETS_ENCRYPTION_KEY to the key that `up` was started with",
         )
     return key
+
+
+def log_to_stderr() -> None:
+    """Before anything of ours logs, because stdout is for data; not for every command, because it costs a tenth of a second."""
+    from config import logs
+
+    logs.set_up(form="console", level="WARNING")
 
 
 def requested_by() -> str:
