@@ -1,4 +1,4 @@
-"""Whether an address that a workspace gives for itself may be kept: others will call it from inside (SSRF, platform.md §4.4).
+"""Whether an address that a workspace gives for itself may be kept: others will call it from inside (SSRF).
 
 Pure but for the lookup that is passed in. A host name is judged by every address behind it right now; who calls it later looks
 it up anew and must judge again, because a name may point elsewhere by then.

@@ -1,4 +1,4 @@
-"""What may be written into the row of a new workspace: refused here, before anything is stored (platform.md §1.9, §2.6).
+"""What may be written into the row of a new workspace: refused here, before anything is stored.
 
 Name and role end up in YAML, labels and environment variables, so what could break out of those never gets in.
 """

@@ -43,7 +43,7 @@ class Compute(Protocol):
         ...
 
     def ensure_started(self, workspace_id: str) -> Handle:
-        """What `ensure_created` made runs. Raises Retryable when it is not there."""
+        """What `ensure_created` made runs. Raises Refused, code `container_gone`, when it is not there."""
         ...
 
     def inspect(self, workspace_id: str) -> Observation:

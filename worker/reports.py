@@ -1,4 +1,4 @@
-"""What a workspace says of itself, checked and bounded: pure, so that no unchecked value reaches a row (platform.md §4.4)."""
+"""What a workspace says of itself, checked and bounded: pure, so that no unchecked value reaches a row."""
 
 import json
 from collections.abc import Mapping
@@ -75,7 +75,7 @@ def heartbeat_of(body: Mapping[str, Any]) -> Heartbeat:
 
 
 def next_status(status: WorkspaceStatus, beat: Heartbeat) -> WorkspaceStatus:
-    """Where a heartbeat moves a workspace (platform.md §1.8): one move at a time, and none out of rest or failure."""
+    """Where a heartbeat moves a workspace: one move at a time, and none out of rest or failure."""
     match status:
         case WorkspaceStatus.PROVISIONING | WorkspaceStatus.OFFLINE:
             return WorkspaceStatus.ONLINE

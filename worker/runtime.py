@@ -104,7 +104,9 @@ class Runtime:
             opened.callback(claims.close)
 
             def run(job: Claimed) -> None:
-                _drive_or_leave(job, kinds, world, journal, lease, leave)
+                after = _drive_or_leave(job, kinds, world, journal, lease, leave)
+                if after is not None:
+                    intake.expect(after)
 
             only = {name.strip() for name in settings.queues.split(",") if name.strip()}
 
@@ -143,14 +145,18 @@ class Runtime:
 
 def _drive_or_leave(
     job: Claimed, kinds: Mapping[str, Kind], world: Reach, journal: Journal, lease: Lease, leave: Callable[[], None]
-) -> None:
-    """The outermost frame of a job: whatever escapes the drive leaves a row that says `running`, so the process must go."""
+) -> float | None:
+    """The outermost frame of a job: whatever escapes the drive leaves a row that says `running`, so the process must go.
+
+    Answers what the drive does: in how many seconds to look again.
+    """
     try:
         kind = kinds.get(job.kind)
-        drive(job, kind.machine if kind else None, world, journal, lease)
+        return drive(job, kind.machine if kind else None, world, journal, lease)
     except JournalLost as error:
         log.error("journal lost", job=job.id, reason=error.message)  # noqa: TRY400  because its cause is the network
         leave()
     except Exception:
         log.exception("drive broke", job=job.id)
         leave()
+    return None

@@ -3,28 +3,33 @@
 Modules are loaded before the fork, so that a fresh process is at work within a fraction of a second and shares their
 memory. No thread and no connection exists before the fork; each child opens its own.
 
+A process that is frozen for longer than a lease has lost its work for good: it is killed, and a fresh one is started.
+
 SIGTERM, SIGINT or SIGHUP once: children stop claiming, reach their next commit, leave. Twice: they are killed, and their
 leases do the rest.
 """
 
+import gc
 import os
 import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from threading import Thread
 from time import monotonic
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import structlog
 
 log = structlog.get_logger()
 
 #: Seconds between two starts of a process that keeps dying: at once, then growing.
-_BACK_OFF = (0.0, 0.5, 1.0, 2.0, 5.0)
+PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: A process that lived this long, in seconds, is not one that keeps dying.
 _SETTLED_S = 20.0
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Main = Callable[[], int]
 
@@ -36,10 +41,13 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class Supervisor:
-    """Keeps one process for each name alive until it is told to stop."""
+    """Keeps one process for each name alive until it is told to stop. One that is frozen for `frozen_s` seconds is replaced."""
 
-    def __init__(self, mains: Mapping[str, Main]) -> None:
+    def __init__(self, mains: Mapping[str, Main], *, frozen_s: float, pauses: Sequence[float] = PAUSES) -> None:
         self._mains = dict(mains)
+        self._pauses = pauses
+        self._frozen_s = frozen_s
+        self._frozen: dict[int, float] = {}
         self._pids: dict[int, str] = {}
         self._born: dict[str, float] = {}
         self._deaths: dict[str, int] = dict.fromkeys(mains, 0)
@@ -56,12 +64,16 @@ class Supervisor:
         before = {number: signal.signal(number, self._on_stop) for number in stop_signals()}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
+        # What lives now lives on in every child: a collection there would write to each object's header and so unshare it.
+        gc.collect()
+        gc.freeze()
         killed = False
         while self._pids or not self._stops:
             killed |= self._stops > 1
             self._start_due()
             self._sleep()
-            self._bury()
+            self._look_at_children()
+            self._kill_frozen()
         signal.set_wakeup_fd(-1)
         for number, action in before.items():
             signal.signal(number, action)
@@ -70,7 +82,8 @@ class Supervisor:
     def _on_stop(self, *_: object) -> None:
         self._stops += 1
         for pid in self._pids:
-            os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
+            with suppress(ProcessLookupError):  # buried in this very moment
+                os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)
 
     def _start_due(self) -> None:
         if self._stops:
@@ -83,11 +96,14 @@ class Supervisor:
     def _fork(self, name: str) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        # A stop between the fork and the note of its pid would never reach the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         pid = os.fork()
         if pid == 0:
             self._become(name)
         self._born[name] = monotonic()
         self._pids[pid] = name
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _become(self, name: str) -> NoReturn:
         """In the child: nothing of the parent's signals, and an end when the parent is gone."""
@@ -97,6 +113,7 @@ class Supervisor:
         # A terminal's Ctrl-C reaches the whole group: the parent alone turns it into a stop.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         os.close(self._alive)
         Thread(target=_leave_with_parent, args=(self._children_watch,), name="parent", daemon=True).start()
         code = 70
@@ -113,6 +130,7 @@ class Supervisor:
     def _sleep(self) -> None:
         running = set(self._pids.values())
         waits = [due - monotonic() for name, due in self._due.items() if name not in running and not self._stops]
+        waits += [since + self._frozen_s - monotonic() for since in self._frozen.values()]
         select.select([self._signals], [], [], max(0.0, min([*waits, 5.0])))
         try:
             while self._signals.recv(256):
@@ -120,20 +138,36 @@ class Supervisor:
         except BlockingIOError:
             return  # drained: the bytes only woke us
 
-    def _bury(self) -> None:
+    def _look_at_children(self) -> None:
         while self._pids:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             if pid == 0:
                 return
-            name = self._pids.pop(pid, None)
-            if name is None:
+            if os.WIFSTOPPED(status):
+                self._frozen[pid] = monotonic()
                 continue
-            lived = monotonic() - self._born[name]
-            self._deaths[name] = 0 if lived > _SETTLED_S else self._deaths[name] + 1
-            pause = _BACK_OFF[min(max(self._deaths[name] - 1, 0), len(_BACK_OFF) - 1)]
-            self._due[name] = monotonic() + pause
-            if not self._stops:
-                log.warning("process ended", name=name, pid=pid, how=_how(status), restart_in_s=pause)
+            self._frozen.pop(pid, None)
+            if not os.WIFCONTINUED(status):
+                self._bury(pid, status)
+
+    def _kill_frozen(self) -> None:
+        """Its lease has ended, so all that it could do on waking is to leave; nobody else could take its place meanwhile."""
+        for pid, since in list(self._frozen.items()):
+            if monotonic() >= since + self._frozen_s:
+                log.warning("process frozen", name=self._pids.get(pid), pid=pid, seconds=self._frozen_s)
+                self._frozen.pop(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    def _bury(self, pid: int, status: int) -> None:
+        name = self._pids.pop(pid, None)
+        if name is None:
+            return
+        lived = monotonic() - self._born[name]
+        self._deaths[name] = 0 if lived > _SETTLED_S else self._deaths[name] + 1
+        pause = self._pauses[min(max(self._deaths[name] - 1, 0), len(self._pauses) - 1)]
+        self._due[name] = monotonic() + pause
+        if not self._stops:
+            log.warning("process ended", name=name, pid=pid, how=_how(status), restart_in_s=pause)
 
 
 def _how(status: int) -> str:

@@ -31,8 +31,8 @@ def configuration(workspace: Workspace, model: str | None, template: str | None,
     mine: dict[str, Any] = {"name": workspace.name, "tier": workspace.tier, "runtime": workspace.runtime}
     chosen = model or base.get("model") or runtimes.model_of(workspace.runtime)
     full = {**base, **mine, "model": chosen}
-    # safe_dump quotes what needs it, so a name can hold nothing that YAML would read as more than a text.
-    text = yaml.safe_dump(full, sort_keys=False, allow_unicode=True)
+    # Quoted where needed and escaped to ASCII, because PyYAML writes U+0085 as it is and then reads it as a line break.
+    text = yaml.safe_dump(full, sort_keys=False, allow_unicode=False)
     return Configuration(text, "generated" if given is None else "template", _required(full))
 
 

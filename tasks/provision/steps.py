@@ -1,18 +1,22 @@
 """One short function per effect of `workspace.provision`; each may run twice."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from tasks.provision import inputs
 from worker.domain import JobId, Placement, Presence, Secret, Workspace, WorkspaceId, WorkspaceSpec, WorkspaceStatus
 from worker.engine.machine import Done, NotYet, Passage
-from worker.errors import Blame, Fatal, Misconfigured, Refused, Retryable
+from worker.errors import Blame, Fatal, Foreign, Misconfigured, Refused, Retryable
 from worker.ports import ImagePending
 from worker.store import ledger, secrets, tokens, workspaces
 from worker.world import World
+
+log = structlog.get_logger()
 
 #: Restarts after which a container that never registered counts as crashing.
 _CRASHES = 5
@@ -39,6 +43,8 @@ def admit(passage: Passage, world: World) -> Done:
         ledger.intend(
             connection, things, backend=world.compute.name, host=world.compute.host, subject=passage.subject, job_id=passage.id
         )
+        # An older container's heartbeat must not pass for the new one's: it is replaced anyway, so its token goes first.
+        tokens.revoke_all(connection, workspace.id)
         workspaces.mark_provisioning(connection, workspace.id)
         return {"runtime": workspace.runtime, "tier": workspace.tier, "backend": world.compute.name, "host": world.compute.host}
 
@@ -66,18 +72,21 @@ def ensure_image(passage: Passage, world: World) -> Done | NotYet:
 
 def check_inputs(passage: Passage, world: World) -> Done:
     """Every secret opens and the config's demands are met, before any container exists."""
-    workspace, model, opened = _inputs(passage, world)
-    config = inputs.configuration(workspace, model, passage.facts["image"].get("template_config"), world.runtimes)
-    given = _environment(workspace, model, opened, world)
-    absent = inputs.missing(config.required, given)
+    given = _inputs(passage, world)
+    config, environment = _configuration(passage, given, world), _environment(given, world)
+    absent = inputs.missing(config.required, environment)
     if absent:
         raise _missing_env(absent)
-    return Done({"config": config.origin, "variables": len(given)})
+    return Done({"config": config.origin, "variables": len(environment)})
 
 
 def ensure_storage(passage: Passage, world: World) -> Done:
     """The volumes exist."""
-    world.compute.ensure_storage(_spec(passage, world, token=None))
+    with world.read() as connection:
+        workspace = _workspace(connection, passage)
+        place = workspaces.placement(connection, workspace.id)
+    # Without secrets and files, because a volume is given neither.
+    world.compute.ensure_storage(_spec(passage, workspace, place))
     present = [thing.name for thing in world.compute.things(_id(passage))]
     return Done({"volumes": sorted(present)})
 
@@ -93,7 +102,14 @@ def destroy_storage(passage: Passage, world: World) -> Done:
 def ensure_container(passage: Passage, world: World) -> Done:
     """A container with its token file and its config waits to be started; only its token is live from now on."""
     token = tokens.mint()
-    handle = world.compute.ensure_created(_spec(passage, world, token=token))
+    given = _inputs(passage, world)
+    spec = replace(
+        _spec(passage, given.workspace, given.place),
+        environment=_environment(given, world),
+        files={".auth_token": token},
+        defaults={"config.yaml": _configuration(passage, given, world).text},
+    )
+    handle = world.compute.ensure_created(spec)
     present = world.compute.things(_id(passage))
 
     def rows(connection: Connection) -> None:
@@ -106,19 +122,16 @@ def ensure_container(passage: Passage, world: World) -> Done:
 
 def destroy_container(passage: Passage, world: World) -> Done | NotYet:
     """No container, and no token that it could have shown."""
-    world.compute.destroy(_id(passage))
+    try:
+        world.compute.destroy(_id(passage))
+    except Foreign:
+        # The name belongs to somebody else, so ours is not there; an undo that insisted would never end.
+        log.warning("container is foreign", workspace=_id(passage))
+        return _without_token(passage, world)
     seen = world.compute.inspect(_id(passage)).presence
     if seen is not Presence.GONE:
         return NotYet(f"the container to be gone; it is {seen}", timedelta(seconds=1))
-    done = _closing_ledger(passage, world)
-    close = done.rows
-
-    def rows(connection: Connection) -> None:
-        tokens.revoke_all(connection, _id(passage))
-        if close is not None:
-            close(connection)
-
-    return Done(rows=rows)
+    return _without_token(passage, world)
 
 
 def ensure_started(passage: Passage, world: World) -> Done:
@@ -200,36 +213,64 @@ def _refuse_removed(connection: Connection, passage: Passage) -> None:
         raise Refused("provision workspace: it was removed meanwhile", code="removed")
 
 
-def _inputs(passage: Passage, world: World) -> tuple[Workspace, str | None, Mapping[str, Secret]]:
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """What the rows say that a workspace is given. In memory only: it holds the workspace's secrets."""
+
+    workspace: Workspace
+    place: Placement | None
+    model: str | None
+    secrets: Mapping[str, Secret]
+
+
+def _inputs(passage: Passage, world: World) -> _Inputs:
     with world.read() as connection:
         workspace = _workspace(connection, passage)
-        return workspace, workspaces.model(connection, workspace.id), secrets.open_all(connection, world.key, workspace.id)
+        return _Inputs(
+            workspace,
+            workspaces.placement(connection, workspace.id),
+            workspaces.model(connection, workspace.id),
+            secrets.open_all(connection, world.key, workspace.id),
+        )
 
 
-def _environment(workspace: Workspace, model: str | None, opened: Mapping[str, Secret], world: World) -> dict[str, Secret]:
-    return inputs.environment(workspace, opened, model=model, platform_url=world.platform_url(), passthrough=world.passthrough)
+def _configuration(passage: Passage, given: _Inputs, world: World) -> inputs.Configuration:
+    template = passage.facts["image"].get("template_config")
+    return inputs.configuration(given.workspace, given.model, template, world.runtimes)
 
 
-def _spec(passage: Passage, world: World, *, token: Secret | None) -> WorkspaceSpec:
-    """In memory only: it holds the workspace's secrets. Without a token it is good for storage alone."""
-    workspace, model, opened = _inputs(passage, world)
-    image = passage.facts["image"]
-    config = inputs.configuration(workspace, model, image.get("template_config"), world.runtimes)
-    with world.read() as connection:
-        place = workspaces.placement(connection, workspace.id)
+def _environment(given: _Inputs, world: World) -> dict[str, Secret]:
+    return inputs.environment(
+        given.workspace, given.secrets, model=given.model, platform_url=world.platform_url(), passthrough=world.passthrough
+    )
+
+
+def _spec(passage: Passage, workspace: Workspace, place: Placement | None) -> WorkspaceSpec:
+    """Good for storage; a container needs environment and files as well."""
     return WorkspaceSpec(
         workspace_id=workspace.id,
         job_id=JobId(passage.id),
         org=place.org if place is not None else "",
         runtime=workspace.runtime,
         tier=workspace.tier,
-        image=image["image"],
-        environment=_environment(workspace, model, opened, world),
-        files={} if token is None else {".auth_token": token},
-        defaults={"config.yaml": config.text},
+        image=passage.facts["image"]["image"],
+        environment={},
+        files={},
+        defaults={},
         workspace_dir=workspace.workspace_dir,
         workspace_access=workspace.workspace_access,
     )
+
+
+def _without_token(passage: Passage, world: World) -> Done:
+    """No token is live any more, and the ledger says what a listing says."""
+    present = world.compute.things(_id(passage))
+
+    def rows(connection: Connection) -> None:
+        tokens.revoke_all(connection, _id(passage))
+        ledger.close(connection, present, subject=passage.subject)
+
+    return Done(rows=rows)
 
 
 def _closing_ledger(passage: Passage, world: World) -> Done:

@@ -119,6 +119,21 @@ def test_a_crash_loop_is_not_running(world: World, spec: WorkspaceSpec) -> None:
     assert seen.url is None
 
 
+def test_what_is_created_does_not_run_until_it_is_started_and_may_be_started_twice(world: World, spec: WorkspaceSpec) -> None:
+    made = world.compute.ensure_created(spec)
+    seen = world.compute.inspect(spec.workspace_id)
+    assert (seen.presence, seen.handle, seen.url, seen.reason) == (Presence.STOPPED, made, None, None)
+    first = world.compute.ensure_started(spec.workspace_id)
+    assert world.compute.ensure_started(spec.workspace_id) == first
+    assert first.id == made
+
+
+def test_nothing_is_started_that_was_not_created(world: World, spec: WorkspaceSpec) -> None:
+    with pytest.raises(WorkerError) as failure:
+        world.compute.ensure_started(spec.workspace_id)
+    assert failure.value.code == "container_gone"
+
+
 def test_a_failed_start_leaves_no_container(world: World, spec: WorkspaceSpec) -> None:
     with pytest.raises(WorkerError) as failure:
         bring_up(world.compute, world.unstartable(spec))
@@ -216,7 +231,7 @@ def test_ids_that_begin_alike_never_delete_each_other(world: World, spec: Worksp
         bring_up(world.compute, twin)
     world.compute.destroy(twin.workspace_id)
     assert world.compute.destroy_storage(twin.workspace_id) == []
-    assert world.compute.inspect(twin.workspace_id).presence is Presence.UNKNOWN
+    assert world.compute.inspect(twin.workspace_id).presence is Presence.GONE
     assert world.compute.inspect(spec.workspace_id).handle == handle.id
     assert len(world.compute.things(spec.workspace_id)) == 3
 

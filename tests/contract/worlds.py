@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -139,7 +140,9 @@ class DockerWorld:
     def close(self) -> None:
         """Remove whatever a test left on the host, by its owner's labels only."""
         for container in self.occupied:
-            self.client.remove_container(container, force=True)
+            # Gone already when a test has failed: the rest is removed all the same.
+            with suppress(NotFound):
+                self.client.remove_container(container, force=True)
         for compute in self.opened:
             label = {"label": f"molecule.platform.installation={compute._shape.installation}"}
             for found in self.client.containers(all=True, filters=label):

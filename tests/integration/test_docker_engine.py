@@ -102,6 +102,9 @@ def test_the_demo_runtime_is_not_root_and_leaves_at_once(world: DockerWorld, spe
     world.client.stop(handle.id, timeout=10)
     assert monotonic() - begun < 5
     assert world.compute.inspect(spec.workspace_id).presence is Presence.STOPPED
+    assert container_name(spec.workspace_id) in {thing.name for thing in world.compute.things(spec.workspace_id)}
+    world.compute.destroy(spec.workspace_id)
+    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
 
 
 def processes(client: APIClient, container: str) -> list[tuple[str, str]]:
@@ -146,11 +149,15 @@ def test_a_network_of_our_name_that_is_not_ours_is_never_removed(world: DockerWo
     twin(world, {})
     twin(world, {"molecule.platform.managed": "true", "molecule.platform.installation": "another"})
     before = networks(world)
+    world.compute.ensure_created(spec)
     with pytest.raises(Retryable) as failure:
-        bring_up(world.compute, spec)
+        world.compute.ensure_started(spec.workspace_id)
     assert failure.value.code == "network_ambiguous"
     assert networks(world) == before
-    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
+    # What may pass is tried again with the same container.
+    world.client.remove_network(before[1])
+    world.compute.ensure_started(spec.workspace_id)
+    assert world.compute.inspect(spec.workspace_id).presence is Presence.RUNNING
 
 
 def test_a_network_that_many_need_at_once_is_made_once(world: DockerWorld) -> None:
@@ -162,11 +169,15 @@ def test_a_network_that_many_need_at_once_is_made_once(world: DockerWorld) -> No
     assert len(networks(world)) == 1
 
 
-def test_many_may_destroy_at_once(world: DockerWorld, spec: WorkspaceSpec) -> None:
+def test_many_may_destroy_at_once_and_each_returns_when_it_is_gone(world: DockerWorld, spec: WorkspaceSpec) -> None:
     bring_up(world.compute, spec)
+
+    def destroy(_: int) -> Presence:
+        world.compute.destroy(spec.workspace_id)
+        return world.compute.inspect(spec.workspace_id).presence
+
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda _: world.compute.destroy(spec.workspace_id), range(4)))
-    assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
+        assert list(threads.map(destroy, range(4))) == [Presence.GONE] * 4
 
 
 def test_an_unlabelled_volume_is_ours_only_by_its_full_name(world: DockerWorld, spec: WorkspaceSpec) -> None:

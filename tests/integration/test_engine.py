@@ -114,6 +114,38 @@ def test_a_bug_in_a_step_costs_an_attempt_and_not_the_process(database: Database
     assert "ZeroDivision" not in str(ended["error"])
 
 
+def test_a_fresh_process_looks_at_once(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    job = ask(database)
+    with process(database, stage, KIND, poll_s=60):
+        ends(database, job, "succeeded")
+
+
+def test_a_short_wait_is_over_in_time_though_nobody_rings(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    early = iter([NotYet("the kettle", timedelta(milliseconds=300))])
+    stage.script["s2"] = lambda _: next(early, Done())
+    job = ask(database)
+    with process(database, stage, KIND, poll_s=60):
+        ends(database, job, "succeeded")
+
+
+def test_a_call_that_comes_while_the_step_runs_ends_its_wait_at_once(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+
+    def called(passage: Passage) -> NotYet | Done:
+        if stage.calls.count("s2") > 1:
+            return Done()
+        with database.engine.begin() as connection:
+            connection.execute(text("SELECT worker.wake(:subject)"), {"subject": passage.subject})
+        return NotYet("a call", timedelta(hours=1))
+
+    stage.script["s2"] = called
+    job = ask(database)
+    with process(database, stage, KIND, poll_s=60):
+        ends(database, job, "succeeded")
+
+
 def test_not_yet_costs_no_attempt_and_frees_the_slot(database: Database, stage: Stage) -> None:
     remember(database, KIND)
     early = iter([NotYet("the kettle", timedelta(milliseconds=30))] * 5)

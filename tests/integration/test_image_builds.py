@@ -135,7 +135,8 @@ def test_a_config_of_the_largest_size_survives_the_label(at: Bench) -> None:
 def test_a_name_that_somebody_else_gave_is_no_cache_hit(at: Bench) -> None:
     sha = at.template()
     client = open_docker()
-    client.import_image_from_data(b"\0" * 1024, repository="molecule-local/workspace-template-langgraph", tag=sha[:12])
+    label = f"LABEL molecule.image.installation={at.installation}"  # so that it is removed afterwards
+    client.import_image(b"\0" * 1024, repository="molecule-local/workspace-template-langgraph", tag=sha[:12], changes=[label])
     client.close()
 
     image = image_of(at.worker())
@@ -217,6 +218,24 @@ def test_five_callers_in_two_processes_make_one_build(at: Bench) -> None:
     assert at.fetches() == 1
     assert [image.origin["cache"] for image in images].count("miss") == 1
     assert len(images_of(at.installation)) == 1
+
+
+@pytest.mark.usefixtures("engine")
+def test_who_claims_after_the_build_ended_does_not_build_again(at: Bench) -> None:
+    at.template()
+    first = at.worker()
+    process = at.process()
+
+    def between_look_and_claim() -> int:
+        image_of(first)
+        return process
+
+    image = at.worker(process_id=between_look_and_claim).ensure("langgraph", "", go_on)
+
+    assert isinstance(image, Image)
+    assert image.origin["cache"] == "hit"
+    assert at.fetches() == 1
+    assert (at.rows()[0].state, at.rows()[0].reference) == ("built", image.reference)
 
 
 @pytest.mark.usefixtures("engine")

@@ -22,7 +22,6 @@ from worker import embedded, stack
 from worker.domain import Secret
 from worker.store import connect
 
-
 #: What the provision that fails on purpose leaves in the log.
 _EXPECTED = {"secret cannot be opened", "step failed"}
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from worker.domain import Secret
@@ -173,16 +175,12 @@ def _patience(*, ceiling_s: float = 60, stall_s: float = 60, stopping: bool = Fa
 
 
 @pytest.mark.parametrize(
-    ("patience", "code"),
-    [
-        (_patience(ceiling_s=0), "build_ceiling"),
-        (_patience(stall_s=-1), "build_stalled"),
-        (_patience(stopping=True), "build_abandoned"),
-    ],
+    ("limits", "code"),
+    [({"ceiling_s": 0}, "build_ceiling"), ({"stall_s": -1}, "build_stalled"), ({"stopping": True}, "build_abandoned")],
 )
-def test_patience_ends_with_a_reason_and_may_be_tried_again(patience: Patience, code: str) -> None:
+def test_patience_ends_with_a_reason_and_may_be_tried_again(limits: dict[str, Any], code: str) -> None:
     with pytest.raises(Retryable) as caught:
-        patience.check()
+        _patience(**limits).check()
 
     assert caught.value.code == code
 

@@ -16,7 +16,7 @@ from worker.backends.mounts import Bind, refuse_directory, workspace_mount
 from worker.backends.names import Owner
 from worker.backends.tar import archive, refuse_path
 from worker.domain import Handle, Observation, Presence, Thing, ThingKind, WorkspaceSpec, container_name
-from worker.errors import Refused, WorkerError
+from worker.errors import Fatal, Refused, WorkerError
 
 _LOG_LINES: Final = 10_000
 _LOG_BYTES: Final = 1 << 20
@@ -81,7 +81,7 @@ class DockerCompute:
         return container_id
 
     def ensure_started(self, workspace_id: str) -> Handle:
-        """See `Compute.ensure_started`. A container that cannot be started is removed: nothing half-made stays."""
+        """See `Compute.ensure_started`. A container that can never be started is removed: nothing half-made stays."""
         name = container_name(workspace_id)
         found = self._engine.container(name)
         if found is None:
@@ -90,15 +90,16 @@ class DockerCompute:
         container_id = found["Id"]
         try:
             self._engine.start(container_id)
-            url = self._engine.published(container_id)
-        except BaseException:
+        except Fatal:
+            # Not for what may pass: the next try starts this same container, which nobody would make again for it.
             self._abandon(container_id)
             raise
+        url = self._engine.published(container_id)
         log.info("container started", workspace=workspace_id, container=container_id[:12], host=self.host)
         return Handle(container_id, url)
 
     def inspect(self, workspace_id: str) -> Observation:
-        """See `Compute.inspect`: gone on the engine's own 404 and on nothing else."""
+        """See `Compute.inspect`: gone on the engine's own answer that settles it and on nothing else."""
         try:
             found = self._engine.container(container_name(workspace_id))
         except WorkerError as error:
@@ -106,7 +107,11 @@ class DockerCompute:
             return Observation(Presence.UNKNOWN, reason="unanswered")
         if found is None:
             return Observation(Presence.GONE)
-        if self._owner(workspace_id, container_name(workspace_id), _labels(found)) is not Owner.OURS:
+        owner = self._owner(workspace_id, container_name(workspace_id), _labels(found))
+        if owner is Owner.SIBLING:
+            # A name is unique, so while the other workspace has it this one has no container: as good as a 404.
+            return Observation(Presence.GONE)
+        if owner is not Owner.OURS:
             return Observation(Presence.UNKNOWN, reason="foreign")
         return observation_of(found)
 
@@ -117,7 +122,6 @@ class DockerCompute:
         if found is None:
             return
         if self._owner(workspace_id, name, _labels(found)) is Owner.SIBLING:
-            # A name is unique, so while the other workspace has it this one has no container.
             return
         self._refuse_other("remove container", workspace_id, name, _labels(found))
         self._engine.remove(found["Id"])

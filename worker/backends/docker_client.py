@@ -37,6 +37,8 @@ class Clients:
         # A forked child must not talk on its parent's connections.
         if getattr(self._here, "pid", None) != os.getpid():
             client = APIClient(version="auto", timeout=deadline, **self._options)
+            # Looking for a proxy in the environment takes as long as a quick call, and there is none to a socket.
+            client.trust_env = self._socket is None
             with self._lock:
                 self._all.add(client)
             self._here.client, self._here.pid = client, os.getpid()

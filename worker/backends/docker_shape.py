@@ -101,6 +101,8 @@ def container_config(spec: WorkspaceSpec, shape: Shape, *, network_id: str, sess
     }
     return {
         "Image": spec.image,
+        # An agent that tells its address by its host name must tell one that its peers can resolve.
+        "Hostname": container_name(spec.workspace_id),
         "Env": environment_list(spec.environment),
         "Labels": labels,
         "ExposedPorts": {PORT: {}},

@@ -103,12 +103,14 @@ class MemoryCompute:
             return Observation(Presence.UNKNOWN, reason="unanswered")
         if found is None:
             return Observation(Presence.GONE)
-        if self._owner(workspace_id, container_name(workspace_id), found.labels) is not Owner.OURS:
+        owner = self._owner(workspace_id, container_name(workspace_id), found.labels)
+        if owner is Owner.SIBLING:
+            # A name is unique, so while the other workspace has it this one has no container: as good as a 404.
+            return Observation(Presence.GONE)
+        if owner is not Owner.OURS:
             return Observation(Presence.UNKNOWN, reason="foreign")
         self._wake()
-        if found.running:
-            return Observation(Presence.RUNNING, found.id, _url(workspace_id), restarts=found.restarts)
-        return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, "restarting")
+        return _seen(found, workspace_id)
 
     def destroy(self, workspace_id: str) -> None:
         """See `Compute.destroy`."""
@@ -253,6 +255,13 @@ def _before(fault: Fault | None, action: str) -> Callable[[], None]:
             raise lost
 
     return after
+
+
+def _seen(found: Container, workspace_id: str) -> Observation:
+    if found.running:
+        return Observation(Presence.RUNNING, found.id, _url(workspace_id), restarts=found.restarts)
+    reason = "restarting" if found.restarts else None
+    return Observation(Presence.STOPPED, found.id, None, found.restarts, found.exit_code, reason)
 
 
 def _start(made: Container, *, dies: bool) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 from time import monotonic
@@ -108,11 +108,11 @@ def catalogue() -> "Mapping[str, Kind]":
     return app.kinds
 
 
-def supervise(own: "Settings", parts: tuple[str, ...]) -> int:
-    """Fork the processes and keep them alive until a signal."""
+def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
+    """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
     from worker import daemons
     from worker.assembly import static_key
-    from worker.supervisor import Supervisor
+    from worker.supervisor import PAUSES, Supervisor
 
     _set_up_logs(own)
     static_key(own)  # before anything starts: production without a usable key must not run for a moment
@@ -122,7 +122,7 @@ def supervise(own: "Settings", parts: tuple[str, ...]) -> int:
         mains |= {f"jobs-{n}": daemons.jobs for n in range(1, own.processes + 1)}
     if {"receiver", "clock"} & set(parts):
         mains["singleton"] = lambda: daemons.singleton(receiver="receiver" in parts, clock="clock" in parts, stop=Event())
-    return Supervisor(mains).run()
+    return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES).run()
 
 
 def _refuse_unready(own: "Settings") -> None:

@@ -61,6 +61,7 @@ class Reply:
     stop: str | None
     args: Mapping[str, Any]
     facts: Facts = field(default_factory=dict)  #: what `rows` learned inside the transaction
+    again: bool = False  #: it waits, and is due already: somebody called while it ran
 
 
 class Journal(Protocol):
@@ -86,9 +87,16 @@ class Tenure(Protocol):
         """Whether this job must come to its next boundary soon."""
         ...
 
+    def leaving(self) -> bool:
+        """Whether this process gives its jobs back at their next boundary."""
+        ...
 
-def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> None:
-    """Take a claimed job as far as it goes now: to its rest, a wait, a block, or the loss of the lease."""
+
+def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
+    """Take a claimed job as far as it goes now: to its rest, a wait, a block, or the loss of the lease.
+
+    Answers in how many seconds it wants to be looked at again, None when nobody has to.
+    """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
     walk = _start(job, machine)
     while tenure.valid():
@@ -102,19 +110,29 @@ def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal
         else:
             result = _act(walk, world, tenure, bound)
             decision = decide(walk.situation(), result, jitter=random.random())  # noqa: S311  because jitter guards nothing
+        leaving = tenure.leaving()
         try:
-            reply = _apply(walk, decision, result, journal)
+            reply = _apply(walk, decision, result, journal, leaving=leaving)
         except (Retryable, Fatal) as error:
             # `rows` refused: nothing was written, and its refusal is the step's result.
             decision = decide(walk.situation(), error, jitter=random.random())  # noqa: S311
-            reply = _apply(walk, decision, error, journal)
+            reply = _apply(walk, decision, error, journal, leaving=leaving)
         if reply is None:
             bound.info("fenced", step=walk.name, fence=job.fence)
-            return
+            return None
         _say(bound, walk, decision)
-        if isinstance(decision, Wait) or decision.to is None:
-            return
+        if isinstance(decision, Wait):
+            return _seconds(decision, reply)
+        if leaving or decision.to is None:
+            return None
         walk = walk.onward(decision, decision.to, reply)
+    return None
+
+
+def _seconds(wait: Wait, reply: Reply) -> float | None:
+    if reply.again:
+        return 0.0
+    return wait.after.total_seconds() if wait.after is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +272,8 @@ def _superseded(walk: _Walk) -> Move:
     return Move(False, walk.direction, None, Rest.CANCELLED, error=error)
 
 
-def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Journal) -> Reply | None:
-    record = _record(walk, decision, result)
+def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Journal, *, leaving: bool) -> Reply | None:
+    record = _record(walk, decision, result, leaving=leaving)
     if not isinstance(result, Done) or result.rows is None:
         return journal.apply(record)
     rows = result.rows
@@ -268,8 +286,11 @@ def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Jour
     return journal.apply_with(record, timed)
 
 
-def _record(walk: _Walk, decision: Decision, result: Result | None) -> dict[str, Any]:
-    """A decision in the shape of `worker.apply`. Without a result there was no step, hence no step row."""
+def _record(walk: _Walk, decision: Decision, result: Result | None, *, leaving: bool) -> dict[str, Any]:
+    """A decision in the shape of `worker.apply`. Without a result there was no step, hence no step row.
+
+    A process that is leaving gives the job back at the step that comes next, for whoever claims it first.
+    """
     record: dict[str, Any] = {
         "job": walk.job.id,
         "fence": walk.job.fence,
@@ -292,12 +313,13 @@ def _record(walk: _Walk, decision: Decision, result: Result | None) -> dict[str,
             "error": decision.error,
             "job_error": decision.error if decision.after is None or walk.direction is Direction.FORWARD else None,
         }
+    go = {"next": "wait", "after_ms": 0.0, "what": "another process to go on"} if leaving else {"next": "go"}
     return {
         **record,
+        **(go if decision.to is not None else {"next": "rest"}),
         "status": None if result is None else ("done" if decision.done else "failed"),
         "facts": decision.facts,
         "error": decision.error,
-        "next": "go" if decision.to is not None else "rest",
         "rest": decision.rest,
         "to_direction": str(decision.direction),
         "to_position": walk.position if decision.to is None else decision.to,

@@ -46,6 +46,7 @@ class Intake:
         self._free = BoundedSemaphore(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="job")
         self._wake = Event()
+        self._asked = False  # to look now, and not only to think again about when to look
         self._closed = Event()
         self._more = False  # the last look found as much as it could take
         self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
@@ -53,11 +54,13 @@ class Intake:
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
-        """Begin to look around."""
+        """Begin to look around, at once."""
         self._thread.start()
+        self.wake()
 
     def wake(self) -> None:
         """Look now."""
+        self._asked = True
         self._wake.set()
 
     def expect(self, seconds: float) -> None:
@@ -72,7 +75,7 @@ class Intake:
         if self._closed.is_set():
             return False
         if not self._free.acquire(blocking=False):
-            self._wake.set()  # the slot that frees first looks for it
+            self.wake()  # the slot that frees first looks for it
             return False
         try:
             claimed = self._claims.claim(self._queues(), 1, [job_id])
@@ -87,7 +90,7 @@ class Intake:
     def drain(self) -> None:
         """Claim no more."""
         self._closed.set()
-        self._wake.set()
+        self.wake()
 
     def close(self, *, within_s: float) -> bool:
         """Claim no more and wait for what runs, once; True when all of it reached a boundary in time."""
@@ -99,9 +102,10 @@ class Intake:
 
     def _look_around(self) -> None:
         while not self._closed.is_set():
-            self._wake.wait(self._pause())
+            stirred = self._wake.wait(self._pause())
             self._wake.clear()
-            if not self._closed.is_set():
+            if not self._closed.is_set() and (self._asked or not stirred):
+                self._asked = False
                 self._take()
 
     def _pause(self) -> float:
@@ -135,4 +139,4 @@ class Intake:
         finally:
             self._free.release()
             if self._more:
-                self._wake.set()
+                self.wake()

@@ -67,10 +67,14 @@ class Lease:
 
     def stopping(self, job_id: str) -> bool:
         """Whether a long effect of this job should come to its boundary: cancelled, superseded, leaving, or lost."""
-        return self._draining.is_set() or job_id in self._stops or not self.valid()
+        return self.leaving() or job_id in self._stops or not self.valid()
+
+    def leaving(self) -> bool:
+        """Whether jobs are given back at their next boundary."""
+        return self._draining.is_set()
 
     def drain(self) -> None:
-        """Ask long effects to come to their boundary."""
+        """Ask long effects to come to their boundary, and give jobs back there."""
         self._draining.set()
 
     def close(self) -> None:
@@ -81,24 +85,31 @@ class Lease:
         self._register.close()
 
     def _run(self) -> None:
-        # Six looks per lease: a killed neighbour is seen within half a second, and five beats may fail before we are.
-        while not self._ended.wait(self._length_s / 6):
-            sent = monotonic()
-            try:
-                alive, stops = self._register.beat()
-                if alive:
-                    self._sent, self._stops = sent, stops
-                    if self._register.reap():
-                        self._on_reaped()
-                    continue
-                reason = "the lease ended"
-            except Retryable as error:
-                # The session lock went with the connection, so whoever looks next takes our work: no second try.
-                reason = error.message
-            if self._end():
-                log.error("lease lost", process=self.process_id, reason=reason)
-                self._on_lost()
-            return
+        # The first look is at once, because what a dead predecessor left waits for this very process. Then six per lease:
+        # a killed neighbour is seen within half a second, and five beats may fail before we are.
+        while not self._ended.is_set():
+            reason = self._beat()
+            if reason is not None:
+                if self._end():
+                    log.error("lease lost", process=self.process_id, reason=reason)
+                    self._on_lost()
+                return
+            self._ended.wait(self._length_s / 6)
+
+    def _beat(self) -> str | None:
+        """Renew, and take work back from the dead. None, or why the right to work is gone."""
+        sent = monotonic()
+        try:
+            alive, stops = self._register.beat()
+            if not alive:
+                return "the lease ended"
+            self._sent, self._stops = sent, stops
+            if self._register.reap():
+                self._on_reaped()
+        except Retryable as error:
+            # The session lock went with the connection, so whoever looks next takes our work: no second try.
+            return error.message
+        return None
 
     def _end(self) -> bool:
         with self._guard:

@@ -177,12 +177,12 @@ class Machine:
             lines += [f"    {step.name} --> blocked: a person must help" for step in self.steps]
             return "\n".join(lines)
         undone = [step for step in self.steps if step.undo is not NOTHING]
-        lines += [f"    {step.name} --> undo_{self._first_undo(step)}" for step in self.steps if self._first_undo(step)]
+        lines += [f"    {step.name} --> {self._way_out(step)}" for step in self.steps]
         lines += [f"    undo_{b.name} --> undo_{a.name}" for a, b in pairwise(undone)]
         if undone:
             lines.append(f"    undo_{undone[0].name} --> failed")
         return "\n".join(lines)
 
-    def _first_undo(self, failed: Step) -> str | None:
+    def _way_out(self, failed: Step) -> str:
         upto = list(self.steps)[: list(self.steps).index(failed) + 1]
-        return next((step.name for step in reversed(upto) if step.undo is not NOTHING), None)
+        return next((f"undo_{step.name}" for step in reversed(upto) if step.undo is not NOTHING), "failed")

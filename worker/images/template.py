@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
+from threading import Lock
 from time import monotonic
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
@@ -87,12 +88,13 @@ class Templates:
         self.repositories = parse_prefix(prefix)
         self.token = token or None
         self._limit_s = limit_s
-        # trust_env off, because a ~/.netrc or a proxy of the environment would see or change what we send.
-        self._client = httpx.Client(timeout=limit_s, follow_redirects=False, trust_env=False)
+        self._guard = Lock()
+        self._client: httpx.Client | None = None
 
     def close(self) -> None:
         """Give back the connections."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def head_sha(self, runtime: str) -> str:
         """The commit that main points at: 40 hex digits. The runtime must have passed the allow-list.
@@ -104,7 +106,7 @@ class Templates:
         if self.token:
             headers["Authorization"] = f"token {self.token.reveal()}"
         try:
-            with self._client.stream("GET", self.repositories.branch_url(runtime), headers=headers) as response:
+            with self._opened().stream("GET", self.repositories.branch_url(runtime), headers=headers) as response:
                 _refuse_status(response.status_code, runtime)
                 body = _bounded(response, monotonic() + self._limit_s)
         except httpx.TransportError as error:
@@ -112,6 +114,14 @@ class Templates:
                 f"look up template of {runtime}: {_why(error)}", hint="is the git server up, and reachable from here?"
             ) from error
         return _commit_id(body, runtime)
+
+    def _opened(self) -> httpx.Client:
+        """Made by the first question, because the certificates that it loads cost every idle process 5 MB."""
+        with self._guard:
+            if self._client is None:
+                # trust_env off, because a ~/.netrc or a proxy of the environment would see or change what we send.
+                self._client = httpx.Client(timeout=self._limit_s, follow_redirects=False, trust_env=False)
+            return self._client
 
 
 def _refuse_status(status: int, runtime: str) -> None:

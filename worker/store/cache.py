@@ -1,7 +1,7 @@
 """The platform's own keys in Redis: a convenience for its readers, never the truth, so a failure is one log line a minute.
 
-`ws:<id>`, its address and its internal address expire by themselves; the platform listens to the first one's expiry
-(platform.md §1.6), so nothing else may ever be written under `ws:<id>`. Whatever a flush loses, the next heartbeat writes again.
+`ws:<id>`, its address and its internal address expire by themselves; the platform listens to the first one's
+expiry, hence nothing else may ever be written under `ws:<id>`. Whatever a flush loses, the next heartbeat writes again.
 """
 
 import json

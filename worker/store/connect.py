@@ -51,16 +51,17 @@ def reached() -> Iterator[None]:
         raise Unreachable(f"open database: {reason}", hint=hint) from error
 
 
+_FORM = "postgresql://USER:PASSWORD@HOST:5432/NAME"  # pragma: allowlist secret
+
+
 def parse(url: Secret) -> URL:
     """The address with our driver. Raises Misconfigured without showing the URL, which holds a password."""
     try:
         parsed = make_url(url.reveal())
     except (ArgumentError, ValueError) as error:
-        raise Misconfigured(
-            "read DATABASE_URL: it is not a database URL", hint="postgresql://user:password@host:5432/name"
-        ) from error
+        raise Misconfigured("read DATABASE_URL: it is not a database URL", hint=_FORM) from error
     if not parsed.drivername.startswith("postgres"):
-        raise Misconfigured("read DATABASE_URL: it is not a Postgres URL", hint="postgresql://user:password@host:5432/name")
+        raise Misconfigured("read DATABASE_URL: it is not a Postgres URL", hint=_FORM)
     return parsed.set(drivername="postgresql+psycopg2")
 
 

@@ -231,7 +231,7 @@ class Transactions:
 
 
 def _replies(answer: Sequence[Any]) -> dict[str, Reply]:
-    return {row["job"]: Reply(row["stop"], row["args"]) for row in answer}
+    return {row["job"]: Reply(row["stop"], row["args"], again=row["again"]) for row in answer}
 
 
 def _one(cursor: Any) -> tuple[Any, ...]:

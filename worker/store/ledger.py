@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import ColumnElement, Connection, func, select, update
+from sqlalchemy import ColumnElement, Connection, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 
 from worker.domain import Thing, ThingKind
@@ -11,24 +11,16 @@ from worker.store.tables import ledger
 
 def intend(connection: Connection, things: Iterable[Thing], *, backend: str, host: str, subject: str, job_id: str) -> None:
     """Record what is about to be made. A thing that is recorded already keeps its row."""
-    for thing in things:
-        connection.execute(
-            insert(ledger)
-            .values(
-                backend=backend, host=host, kind=str(thing.kind), name=thing.name, subject=subject, job_id=job_id, state="intended"
-            )
-            .on_conflict_do_nothing()
-        )
+    same = {"backend": backend, "host": host, "subject": subject, "job_id": job_id, "state": "intended"}
+    rows = [{**same, "kind": str(thing.kind), "name": thing.name} for thing in things]
+    if rows:
+        connection.execute(insert(ledger).values(rows).on_conflict_do_nothing())
 
 
 def found(connection: Connection, things: Collection[Thing], *, subject: str) -> None:
     """Mark what a listing shows as existing."""
-    for thing in things:
-        connection.execute(
-            update(ledger)
-            .where(_present(subject), ledger.c.kind == str(thing.kind), ledger.c.name == thing.name)
-            .values(state="exists")
-        )
+    seen = tuple_(ledger.c.kind, ledger.c.name).in_([(str(thing.kind), thing.name) for thing in things])
+    connection.execute(update(ledger).where(_present(subject), seen).values(state="exists"))
 
 
 def close(connection: Connection, present: Collection[Thing], *, subject: str) -> int:

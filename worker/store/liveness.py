@@ -19,7 +19,7 @@ _W: Final = tables.workspaces
 _AT_REST: Final = ("removed", "paused", "hibernated", "hibernating")
 #: The host's own address of a published port: written by the backend, and an agent cannot know better.
 _HOST_URL: Final = r"^http://127\.0\.0\.1(:|/|$)"
-#: Where an agent listens inside its container (platform.md §2.1).
+#: Where an agent listens inside its container.
 _PORT: Final = 8000
 
 

@@ -1,8 +1,10 @@
-"""Bring the schema to head. One at a time, whoever starts it."""
+"""Bring the schema to head. One at a time, whoever starts it.
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+Alembic is loaded by those who migrate: the daemon only compares, and each of its processes would carry the library.
+"""
+
+from importlib import resources
+
 from sqlalchemy import Connection, Engine, text
 
 from worker.errors import Misconfigured
@@ -13,7 +15,11 @@ _LOCK = 0x6D6F6C77
 
 def migrate(engine: Engine) -> None:
     """Run every migration that is missing. Raises `SchemaMismatch` when the platform's tables cannot carry us."""
-    config = _config()
+    from alembic import command  # noqa: PLC0415  because of the daemon's memory, see above
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", "worker.store:migrations")
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS worker"))
@@ -23,13 +29,12 @@ def migrate(engine: Engine) -> None:
 
 def refuse_other(connection: Connection) -> str:
     """This release's revision, which the database has. Raises Misconfigured when it has an older or a newer one, or none."""
-    script = ScriptDirectory.from_config(_config())
     found = connection.execute(text("SELECT to_regclass('worker.alembic_version')")).scalar()
     stored = connection.execute(text("SELECT version_num FROM worker.alembic_version")).scalar() if found else None
-    head = script.get_current_head()
+    *_, head = known = revisions()
     if stored == head:
-        return str(head)
-    if stored is not None and stored not in {revision.revision for revision in script.walk_revisions()}:
+        return head
+    if stored is not None and stored not in known:
         hint = "run that release, or restore a backup from before it"
         raise Misconfigured(f"compare schema: revision {stored} is a newer release's, this one is at {head}", hint=hint)
     raise Misconfigured(
@@ -37,7 +42,7 @@ def refuse_other(connection: Connection) -> str:
     )
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", "worker.store:migrations")
-    return config
+def revisions() -> list[str]:
+    """This release's revisions, oldest first: the names of their files begin with them."""
+    files = resources.files("worker.store.migrations").joinpath("versions").iterdir()
+    return sorted(file.name.partition("_")[0] for file in files if file.name.endswith(".py"))

@@ -22,7 +22,7 @@ _USE_IS_NOTED_EVERY: Final = timedelta(minutes=1)
 
 
 def mint() -> Secret:
-    """32 random bytes as base64url without padding: 43 characters (platform.md §2.7)."""
+    """32 random bytes as base64url without padding: 43 characters."""
     return Secret(secrets.token_urlsafe(_BYTES))
 
 

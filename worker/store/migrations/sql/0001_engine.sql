@@ -246,6 +246,12 @@ BEGIN
     PERFORM worker.announce(p_job, p_state);
 END $$;
 
+CREATE FUNCTION worker.superseded_error(p_kind text, p_step text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT jsonb_build_object('code', 'superseded', 'message', 'a ' || coalesce(p_kind, 'newer') || ' job took over', 'hint', '',
+        'blame', 'tenant', 'step', p_step)
+$$;
+
 CREATE FUNCTION worker.supersede(p_job uuid, p_subject text, p_kind text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -260,8 +266,7 @@ BEGIN
         IF v.state = 'running' THEN
             UPDATE worker.jobs SET superseded_by = p_job WHERE id = v.id;
         ELSE
-            PERFORM worker.end_unclaimed(v.id, 'cancelled', jsonb_build_object('code', 'superseded',
-                'message', 'a ' || p_kind || ' job took over', 'hint', '', 'blame', 'tenant', 'step', v.steps[v.position + 1]), p_job);
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[v.position + 1]), p_job);
         END IF;
     END LOOP;
 END $$;
@@ -449,21 +454,27 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_found uuid[];
+    v_suspects uuid[];
     v_taken uuid[];
 BEGIN
+    -- A job whose processes died is a suspect, and no process holds two: otherwise one bad job takes its neighbours
+    -- along each time, and all of them end blocked for what it did.
     IF p_ids IS NULL THEN
-        SELECT array_agg(c.id) INTO v_found FROM (
-            SELECT j.id FROM worker.jobs j
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+            SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp() AND j.queue = ANY (p_queues)
+              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
             ORDER BY j.priority, j.run_at, j.seq LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     ELSE
-        SELECT array_agg(c.id) INTO v_found FROM (
-            SELECT j.id FROM worker.jobs j
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+            SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.id = ANY (p_ids) AND j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp()
               AND j.queue = ANY (p_queues)
+              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
             ORDER BY j.id LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     END IF;
-    IF v_found IS NULL THEN
+    v_found := coalesce(v_found, '{}') || v_suspects[1:1];
+    IF cardinality(v_found) = 0 THEN
         RETURN;
     END IF;
     -- The conditional upsert is the mutual exclusion: losers get no row, and no unique index is ever violated.
@@ -502,7 +513,7 @@ END $$;
 -- under a row lock. A decision whose job is not in the answer was fenced: its caller writes nothing more.
 -- In: [{job, fence, direction, position, name, status, facts, error, attempt, took_ms, next: go|wait|block|rest,
 --       to_direction, to_position, to_attempt, after_ms, what, rest, job_error}]
--- Out: [{job, stop: null|superseded|cancelled, args}]
+-- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: it waits and is due already, because a call came while it ran.
 CREATE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -527,21 +538,27 @@ BEGIN
             facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
     ), moved AS (
         UPDATE worker.jobs j SET
-            state = CASE d.next WHEN 'rest' THEN d.rest WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
+            -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+            state = CASE d.next WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
             process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
             direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
-            error = coalesce(d.job_error, CASE WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN NULL ELSE j.error END),
-            rung_at = NULL, woken = false,
+            error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
+                              THEN worker.superseded_error((SELECT o.kind FROM worker.jobs o WHERE o.id = j.superseded_by), d.name)
+                         WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN d.job_error
+                         ELSE coalesce(d.job_error, j.error) END,
+            -- Whatever was decided, this step did not kill its process.
+            crashes = 0, rung_at = NULL, woken = false,
             run_at = CASE WHEN d.next <> 'wait' THEN j.run_at
                           WHEN j.woken OR j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp()
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
         WHERE j.id = h.id AND (d.next <> 'go' OR d.to_direction <> j.direction)
-        RETURNING j.id, j.subject, d.next
+        RETURNING j.id, j.subject, d.next, d.next = 'wait' AND j.run_at <= clock_timestamp() AS again
     )
     SELECT (SELECT jsonb_agg(jsonb_build_object('job', h.id, 'args', h.args, 'stop',
-                CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END)) FROM held h),
+                CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
+                'again', coalesce(m.again, false))) FROM held h LEFT JOIN moved m ON m.id = h.id),
            (SELECT array_agg(m.id) FROM moved m WHERE m.next = 'rest'),
            (SELECT array_agg(m.subject) FROM moved m WHERE m.next = 'rest')
     INTO v_reply, v_rested, v_subjects;
@@ -569,6 +586,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v record;
+    v_crashes int;
 BEGIN
     FOR v IN
         WITH dead AS MATERIALIZED (
@@ -578,17 +596,19 @@ BEGIN
                OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
                        SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
-        SELECT j.id, j.subject, j.crashes, j.steps, j.position, d.by_lease, d.id AS process FROM worker.jobs j JOIN dead d ON j.process_id = d.id
+        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process FROM worker.jobs j JOIN dead d ON j.process_id = d.id
         WHERE j.state = 'running' ORDER BY j.id LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
+        -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
+        v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
         -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
         UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
-        UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = j.crashes + 1, rung_at = NULL,
-               run_at = clock_timestamp() + least(v.crashes, 6) * interval '1 second',
-               state = CASE WHEN v.crashes + 1 >= p_max_crashes THEN 'blocked' ELSE 'waiting' END,
-               waiting_for = CASE WHEN v.crashes + 1 >= p_max_crashes THEN 'the step kills its process again and again' END,
-               error = CASE WHEN v.crashes + 1 >= p_max_crashes THEN jsonb_build_object('code', 'crash_loop',
-                   'message', 'the process died ' || (v.crashes + 1) || ' times during this job', 'hint', 'read the worker''s log, then retry the job',
+        UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
+               run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second',
+               state = CASE WHEN v_crashes >= p_max_crashes THEN 'blocked' ELSE 'waiting' END,
+               waiting_for = CASE WHEN v_crashes >= p_max_crashes THEN 'the step kills its process again and again' END,
+               error = CASE WHEN v_crashes >= p_max_crashes THEN jsonb_build_object('code', 'crash_loop',
+                   'message', 'the process died ' || v_crashes || ' times during this step', 'hint', 'read the worker''s log, then retry the job',
                    'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
         FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',

@@ -1,0 +1,166 @@
+"""The real daemon, told by files where it must die, hold its breath or refuse: one process tree that tests can kill.
+
+A wish is an empty file `<job>.<direction>.<step>.<moment>.<act>` in the folder that is given as the only argument. It is
+renamed when it is fulfilled, so each happens once, whichever process gets there, and outlives the process that it kills.
+
+    before     the effect has not begun
+    after      the effect is done, its decision is not on its way yet
+    rows       what the step writes into our own tables is written, its transaction is open
+    committed  the decision is applied
+
+What happened is appended to `ledger.jsonl`, outside of the database under test.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+from time import monotonic
+from typing import Any
+
+from celery import signals
+
+from config import settings as environment
+from worker import app as celery
+from worker.assembly import assemble
+from worker.cli import daemon
+from worker.engine.drive import Journal, Record, Reply
+from worker.engine.kinds import Kind
+from worker.engine.machine import NOTHING, Blocked, Done, Effect, Facts, NotYet, Passage, Step
+from worker.errors import Refused
+from worker.runtime import LOST, Runtime
+
+MOMENTS = ("before", "after", "rows", "committed")
+LEDGER = "ledger.jsonl"
+#: While this file exists, a process that lost its lease lives a little longer, so that its late writes can be seen refused.
+LINGER = "linger"
+#: Seconds that a held step waits for its release at most.
+_HELD_S = 60.0
+
+
+class Script:
+    """The wishes of one folder, and the ledger beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def note(self, what: str, **more: object) -> None:
+        """Append one line; whole, because it is one write."""
+        line = json.dumps({"what": what, "pid": os.getpid(), "at": monotonic(), **more}) + "\n"
+        ledger = os.open(self._folder / LEDGER, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(ledger, line.encode())
+        os.close(ledger)
+
+    def reached(self, job: str, direction: str, step: str, moment: str) -> None:
+        """Do here what was wished for here."""
+        spot = f"{job}.{direction}.{step}.{moment}"
+        self.note("reached", job=job, direction=direction, step=step, moment=moment)
+        if self._granted(spot, "kill"):
+            self.note("killed", job=job, spot=f"{direction}.{step}.{moment}")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self._granted(spot, "hold"):
+            end = monotonic() + _HELD_S
+            while not (self._folder / f"{spot}.release").exists() and monotonic() < end:
+                Event().wait(0.01)
+        if self._granted(spot, "refuse"):
+            raise Refused("act as told: refused", hint="", code="as_told")
+
+    def leave(self) -> None:
+        """What a process does that lost its right to work."""
+        if (self._folder / LINGER).exists():
+            Event().wait(1.0)
+        self.note("left")
+        os._exit(LOST)
+
+    def _granted(self, spot: str, act: str) -> bool:
+        wish = self._folder / f"{spot}.{act}"
+        try:
+            wish.rename(wish.with_name(f"{wish.name}.granted"))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def wrap(self, kind: Kind) -> Kind:
+        """The same kind, its effects followed."""
+        steps = tuple(self._wrap_step(step) for step in kind.machine.steps)
+        return replace(kind, machine=replace(kind.machine, steps=steps))
+
+    def _wrap_step(self, step: Step) -> Step:
+        undo = NOTHING if step.undo is NOTHING else self._wrap_effect(step.name, step.undo)
+        return replace(step, do=self._wrap_effect(step.name, step.do), undo=undo)
+
+    def _wrap_effect(self, step: str, effect: Effect) -> Effect:
+        def followed(passage: Passage, world: Any) -> Done | NotYet | Blocked:
+            where = {"job": passage.id, "direction": str(passage.direction), "step": step}
+            self.reached(**where, moment="before")
+            self.note("enter", **where, subject=passage.subject)
+            result = effect(passage, world)
+            self.note("leave", **where, subject=passage.subject, done=isinstance(result, Done))
+            self.reached(**where, moment="after")
+            return self._wrap_rows(result, where) if isinstance(result, Done) else result
+
+        return followed
+
+    def _wrap_rows(self, result: Done, where: Mapping[str, str]) -> Done:
+        rows = result.rows
+        if rows is None:
+            return result
+
+        def followed(connection: Any) -> Facts | None:
+            learned = rows(connection)
+            self.reached(**where, moment="rows")
+            return learned
+
+        return Done(result.facts, followed)
+
+
+class FollowedJournal:
+    """The process's journal; what it answered is noted, and the moment after it can be the last."""
+
+    def __init__(self, own: Journal, script: Script) -> None:
+        self._own = own
+        self._script = script
+
+    def apply(self, record: Record) -> Reply | None:
+        """See `worker.engine.drive.Journal`."""
+        return self._followed(record, self._own.apply(record))
+
+    def apply_with(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
+        """See `worker.engine.drive.Journal`."""
+        return self._followed(record, self._own.apply_with(record, rows))
+
+    def _followed(self, record: Record, reply: Reply | None) -> Reply | None:
+        where = {"job": str(record["job"]), "direction": str(record["direction"]), "step": str(record["name"])}
+        self._script.note("refused" if reply is None else "applied", **where, fence=record["fence"])
+        if reply is not None:
+            self._script.reached(**where, moment="committed")
+        return reply
+
+
+def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) -> int:
+    """`molecule-worker run` with followed steps and journal. `more` may change the catalogue first."""
+    script = Script(folder)
+    app = celery.app
+    daemon.catalogue()
+    more(script)
+    for name, kind in list(app.kinds.items()):
+        app.kinds[name] = script.wrap(kind)
+
+    def begin(**_: object) -> None:
+        def journal_of(own: Journal) -> Journal:
+            return FollowedJournal(own, script)
+
+        app.runtime = Runtime.start(environment.load(), app.kinds, assemble, journal_of=journal_of, leave=script.leave)
+        script.note("ready")
+
+    signals.worker_init.disconnect(celery._start)
+    signals.worker_init.connect(begin, weak=False)
+    return daemon.supervise(environment.load(), ("jobs", "receiver", "clock"), pauses=(0.0,))
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
