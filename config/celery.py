@@ -12,7 +12,7 @@ def conf(settings: Settings) -> dict[str, Any]:
     """The configuration of this process's Celery app. Without a broker address nothing leaves the process."""
     broker = settings.broker_url
     return {
-        "broker_url": broker.get_secret_value() if broker is not None else "memory://",
+        "broker_url": broker.get_secret_value() if broker is not None else "memory://localhost/",
         "imports": ("tasks.catalogue",),
         "task_default_queue": DEFAULT_QUEUE,
         "task_ignore_result": True,

@@ -3,7 +3,6 @@
 Read once, in the composition root, after the process has forked. Nothing else reads the environment.
 """
 
-import difflib
 import os
 import re
 import tomllib
@@ -157,11 +156,14 @@ def known_names() -> Mapping[str, str]:
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
     """Raise UnknownSetting for a `MOLECULE_WORKER_*` name that is not in the list, naming the nearest that is."""
+    strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known_names())
+    if not strange:
+        return
+    import difflib  # noqa: PLC0415  because a typing error is rare and every command passes here
+
     known = [name for name in known_names() if name.startswith(PREFIX)]
-    for name in sorted(environment):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise UnknownSetting(f"read settings: {name} is not known; did you mean {near[0]}?")
+    near = difflib.get_close_matches(strange[0], known, n=1, cutoff=0.0)
+    raise UnknownSetting(f"read settings: {strange[0]} is not known; did you mean {near[0]}?")
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

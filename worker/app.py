@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 from celery import Celery, signals
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
+from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from config import celery as knobs
@@ -98,14 +99,23 @@ def _start(**_: object) -> None:
 
 @signals.worker_ready.connect
 def _obey_the_parent(**_: object) -> None:
-    """Celery has just put its own answers to a terminal's signals in place: on a hang-up it would start the command line anew."""
+    """Replace Celery's answers to signals: it prints into the log, and on a hang-up starts the command line anew."""
     if app.supervised:
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _leave)
+
+
+def _leave(*_: object) -> None:
+    _drain()
+    state.should_stop = 0  # type: ignore[assignment]  # the stubs know its first value only
 
 
 @signals.worker_shutting_down.connect
 def _drain(**_: object) -> None:
+    # Once, because a second signal inside this handler would wait for a lock that the first one holds: who signals
+    # a whole group (systemd does) sends one, and the parent passes on another.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if app.runtime is not None:
         app.runtime.drain()
 

@@ -1,5 +1,6 @@
 """What the forked processes are: a Celery worker, and the one that rings and receives. Loaded before the fork."""
 
+import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,7 +45,9 @@ def jobs() -> int:
 
 def singleton(*, receiver: bool, clock: bool, stop: Event) -> int:
     """Ring for due jobs, and listen for workspaces, until SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    # Through a pipe, because an Event that the interrupted thread itself waits for must not be set in a signal's handler.
+    told, tell = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"."))
     own = environment.load()
     url = database_url(own)
     with ExitStack() as closing:
@@ -65,8 +68,8 @@ def singleton(*, receiver: bool, clock: bool, stop: Event) -> int:
             )
             listeners.start()
             closing.callback(listeners.join, 5.0)
-        while not stop.wait(3600):
-            continue
+        os.read(told, 1)
+        stop.set()
     return 0
 
 

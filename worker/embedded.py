@@ -71,7 +71,9 @@ def start_redis(folder: Path, *, port: int | None = None) -> Service | None:
         f"bind 127.0.0.1\nport {chosen}\nrequirepass {password}\nsave ''\nappendonly no\n"
         f"dir {folder}\nnotify-keyspace-events KEA\nlogfile {folder / 'redis.log'}\n"
     )
-    process = subprocess.Popen([program, str(conf)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    # No stream of ours, because a reader of our output waits for everybody who could still write to it.
+    none = subprocess.DEVNULL
+    process = subprocess.Popen([program, str(conf)], stdin=none, stdout=none, stderr=none, start_new_session=True)
 
     def stop() -> None:
         process.terminate()

@@ -95,6 +95,7 @@ def load_key(own: "Settings") -> "StaticKey":
     from worker import stack
     from worker.crypto import keyring
 
+    log_to_stderr()
     given = own.secrets_encryption_key
     key = keyring.load(Secret(given.get_secret_value()) if given else None, own.production, own.state_dir)
     theirs = stack.key_of_running(own.state_dir)
@@ -104,6 +105,13 @@ def load_key(own: "Settings") -> "StaticKey":
             hint="set SECRETS_ENCRYPTION_KEY to the key that `up` was started with",
         )
     return key
+
+
+def log_to_stderr() -> None:
+    """Before anything of ours logs, because stdout is for data; not for every command, because it costs a tenth of a second."""
+    from config import logs
+
+    logs.set_up(form="console", level="WARNING")
 
 
 def requested_by() -> str:

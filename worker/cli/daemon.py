@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PARTS: Final = ("jobs", "receiver", "clock")
 #: Seconds that a former daemon's last child may still hold the receiver's address.
-_PORT_S: Final = 5.0
+_PORT_S: Final = 3.0
 #: Settings that every terminal of a stack must have alike, besides what the stack itself decides.
 _SHARED: Final = {
     "MOLECULE_BACKEND": "backend",

@@ -24,6 +24,7 @@ def doctor(*, as_json: bool) -> int:
 
     The exit code is 0 when nothing is wrong, 3 when something that is needed does not answer, else 2. A warning is not wrong.
     """
+    context.log_to_stderr()
     found: list[Finding] = []
     for finding in _examined():
         found.append(finding)

@@ -137,7 +137,8 @@ def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at:
     \b
     Examples:
       molecule-worker enqueue workspace.provision workspace_id=<id> --wait
-      molecule-worker enqueue workspace.delete workspace_id=<id> --at 2030-01-31T18:00
+      molecule-worker enqueue workspace.delete workspace_id=<id> \\
+          --at 2030-01-31T18:00
     """
     from worker.store import requests
 

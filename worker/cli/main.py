@@ -42,6 +42,13 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; a reader that has enough ends it, and click would call that a failure."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise click.exceptions.Exit(_BROKEN_PIPE) from error
+
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """The table's own sentences: asking each command would import all of them."""
         with formatter.section("Commands"):
@@ -95,8 +102,6 @@ def _answer(arguments: Sequence[str], *, debug: bool) -> int:
         return words.REFUSED
     except click.ClickException as error:
         return words.misused(error)
-    except BrokenPipeError:
-        raise
     except WorkerError as error:
         words.traceback(shown=debug)
         return words.explain(error)

@@ -28,7 +28,7 @@ def set_secret(key: str | None, rest: Sequence[str], *, workspace_id: str | None
 
     \b
     Examples:
-      molecule-worker secrets set OPENAI_API_KEY                 asks for the value
+      molecule-worker secrets set OPENAI_API_KEY    (asks for the value)
       pass show openai | molecule-worker secrets set OPENAI_API_KEY
       molecule-worker secrets set --workspace <id> --file .env
     """

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,7 +31,7 @@ def workspaces() -> None:
 
 @workspaces.command()
 @click.option("--name", required=True, help="What people call it.")
-@click.option("--runtime", default="langgraph", show_default=True, help="One of the list in config/runtimes.toml.")
+@click.option("--runtime", default="langgraph", show_default=True, help="What runs in it; an unknown word lists them all.")
 @click.option(
     "--tier",
     type=click.Choice([str(tier) for tier in TIERS]),
@@ -65,8 +66,8 @@ def create(
     \b
     Examples:
       molecule-worker workspaces create --name ada --wait
-      molecule-worker workspaces create --name ada --runtime claude-code --tier 3 \\
-          --secret ANTHROPIC_API_KEY --wait
+      molecule-worker workspaces create --name ada --runtime claude-code \\
+          --tier 3 --secret ANTHROPIC_API_KEY --wait
     """
     from worker.new_workspace import NewWorkspace
 
@@ -128,7 +129,6 @@ def show(workspace_id: str, *, as_json: bool) -> None:
 @click.option("--tail", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many lines.")
 def logs(workspace_id: str, *, tail: int) -> None:
     """Print what the workspace's own program printed."""
-    from worker.assembly import compute_of
     from worker.store import workspaces as store
 
     own = context.settings()
@@ -137,7 +137,7 @@ def logs(workspace_id: str, *, tail: int) -> None:
     with engine.connect() as connection:
         if store.get(connection, ident) is None:
             raise _absent("read logs of")
-    printed = compute_of(own, engine).logs(ident, tail)
+    printed = _printed(own, engine, ident, tail)
     if sys.stdout.isatty():
         # Because a program that the operator does not know must not drive the operator's terminal.
         printed = "\n".join(words.printable(line.expandtabs()) for line in printed.replace("\r\n", "\n").split("\n"))
@@ -238,6 +238,14 @@ def _doomed(connection: "Connection", ident: WorkspaceId) -> str:
         raise words.Unsafe(f"delete workspace: it has {len(living)} children: {listed}", hint="delete the children first")
     things = ", ".join(thing.name for thing in outside) or "nothing exists outside"
     return f"{words.printable(found.name) if found else ident}: {things}"
+
+
+def _printed(own: "Settings", engine: "Engine", ident: str, tail: int) -> str:
+    from worker.assembly import compute_of
+
+    context.log_to_stderr()
+    with closing(compute_of(own, engine)) as compute:
+        return compute.logs(ident, tail)
 
 
 def _watch(engine: "Engine", job_id: str) -> int:

@@ -69,7 +69,7 @@ def parse(url: Secret) -> URL:
     """The address with our driver. Raises Misconfigured without showing the URL, which holds a password."""
     try:
         parsed = make_url(url.reveal())
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise Misconfigured("read DATABASE_URL: it is not a database URL", hint=_FORM) from error
     if not parsed.drivername.startswith("postgres"):
         raise Misconfigured("read DATABASE_URL: it is not a Postgres URL", hint=_FORM)

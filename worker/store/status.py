@@ -59,7 +59,7 @@ def why_waiting(connection: Connection, job_id: str) -> str | None:
         return None
     if row.state == "queued" and row.holder is not None:
         return f"{row.holder_kind} {row.holder} on the same subject to end"
-    if not row.served:
-        return f"a worker that serves the queue {row.queue}"
-    # A waiting job's own time is a look around every few seconds, and says nothing to a person.
-    return f"its time, {row.run_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.early and row.state == "queued" else None
+    if row.early:
+        # What a waiting job waits for is its own; its time is that of a look around every few seconds.
+        return f"its time, {row.run_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.state == "queued" else None
+    return None if row.served else f"a worker that serves the queue {row.queue}"

@@ -329,7 +329,8 @@ BEGIN
         RAISE EXCEPTION 'enqueue %: priority must be 0 to 1000', v_kind.kind USING ERRCODE = '22023';
     END IF;
     IF length(enqueue.idempotency_key) NOT BETWEEN 1 AND 200 OR length(enqueue.requested_by) > 200 OR length(enqueue.traceparent) > 200 THEN
-        RAISE EXCEPTION 'enqueue %: idempotency_key, requested_by and traceparent hold 1 to 200 characters', v_kind.kind USING ERRCODE = '22023';
+        RAISE EXCEPTION 'enqueue %: idempotency_key, requested_by and traceparent hold 1 to 200 characters', v_kind.kind
+            USING ERRCODE = '22023', HINT = 'shorten what is longer; leave out what is empty';
     END IF;
     v_args := worker.checked_args(v_kind, enqueue.args);
     v_subject := v_kind.subject_prefix || coalesce(v_args ->> v_kind.subject_arg, '');

@@ -1,0 +1,124 @@
+"""`run`, `migrate`, and what they say where they cannot begin."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from tasks.catalogue import KINDS
+from tests.commands import Shell, end
+from tests.conftest import Database
+from tests.toys import remember
+from tests.waiting import until
+from worker import embedded
+
+
+@pytest.fixture
+def shell(database: Database, tmp_path: Path) -> Shell:
+    return Shell(
+        {
+            "DATABASE_URL": database.url.reveal(),
+            "MOLECULE_BACKEND": "memory",
+            "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state"),
+            "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+        }
+    )
+
+
+@pytest.fixture
+def empty(postgres: str) -> Iterator[str]:
+    """A database that nobody has migrated."""
+    admin = create_engine(postgres.format("postgres").replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text("CREATE DATABASE untouched"))
+        yield postgres.format("untouched")
+        connection.execute(text("DROP DATABASE untouched WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.mark.parametrize("command", [["run"], ["migrate"], ["jobs", "list"], ["workspaces", "create", "--name", "a"]], ids=" ".join)
+def test_no_postgres_is_three_and_what_to_do(shell: Shell, command: list[str]) -> None:
+    given = [{"DATABASE_URL": ""}, {"DATABASE_URL": "postgresql://ada:hunter2@127.0.0.1:1/worker"}]
+    unset, away = shell.each(*command, given=given)
+
+    assert (unset.code, unset.error) == (3, "open database: DATABASE_URL is not set and no embedded stack runs")
+    assert "molecule-worker up" in unset.hint
+    assert (away.code, away.error) == (3, "open database: nothing listens at its host and port")
+    assert away.hint == "start Postgres, or mend DATABASE_URL"
+    assert "hunter2" not in away.err
+
+
+def test_why_postgres_does_not_answer_is_said(shell: Shell, postgres: str) -> None:
+    assert (
+        shell("jobs", "list", DATABASE_URL=postgres.format("nowhere")).error
+        == "open database: the server has no such database or user"
+    )
+    assert shell("jobs", "list", DATABASE_URL="postgresql://h.invalid/x").error == "open database: its host name is not known"
+
+
+@pytest.mark.parametrize("url", ["mysql://ada:hunter2@h/x", "not a url hunter2", "postgresql://ada:hunter2@h:port/x"])
+def test_an_address_that_is_none_is_refused_and_not_shown(shell: Shell, url: str) -> None:
+    ran = shell("run", DATABASE_URL=url)
+
+    assert ran.code == 2
+    assert ran.error.startswith("read DATABASE_URL: ")
+    assert "hunter2" not in ran.err
+
+
+def test_an_unmigrated_database_is_refused_until_it_is_migrated(shell: Shell, empty: str) -> None:
+    for command in (["run"], ["jobs", "list"]):
+        refused = shell(*command, DATABASE_URL=empty)
+        assert (refused.code, refused.hint) == (2, "molecule-worker migrate")
+
+    for _ in range(2):
+        done = shell("migrate", DATABASE_URL=empty)
+        assert (done.code, done.out, done.err) == (0, "", "schema and catalogue are at head\n")
+
+    assert shell("jobs", "list", DATABASE_URL=empty).err == "no jobs\n"
+
+
+def test_a_database_that_does_not_know_our_kinds_is_refused_before_anything_starts(shell: Shell, database: Database) -> None:
+    ran = shell("run")
+
+    assert (ran.code, ran.hint) == (2, "molecule-worker migrate")
+    assert "does not know workspace.provision" in ran.error
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM worker.processes")).scalar_one() == 0
+
+
+def test_production_without_a_key_does_not_start(shell: Shell, database: Database, tmp_path: Path) -> None:
+    remember(database, *KINDS)
+
+    ran = shell("run", MOLECULE_ENV="production")
+
+    assert ran.code == 2
+    assert "SECRETS_ENCRYPTION_KEY is not set" in ran.error
+    assert not (tmp_path / "state").exists()
+
+
+def test_without_docker_and_without_redis_it_runs_and_its_jobs_wait_for_their_queue(
+    shell: Shell, database: Database, tmp_path: Path
+) -> None:
+    remember(database, *KINDS)
+    docker = {"MOLECULE_BACKEND": "docker", "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}
+    daemon = shell.start("run", "--concurrency", "2", **docker)
+    job = json.loads(shell("workspaces", "create", "--name", "a", "--json", **docker).out)["job_id"]
+    until(lambda: alive(database) == 1, within=20, what="a process is alive")
+
+    assert "waits for     a worker that serves the queue docker.local" in shell("jobs", "show", job).out
+    code, out, log = end(daemon)
+
+    assert (code, out) == (0, "")
+    events = {entry["event"]: entry for entry in map(json.loads, log.splitlines())}
+    assert events["doorbells off"]["effect"] == "jobs start up to a second later"
+    assert events["backend away"]["effect"] == "its jobs wait for it"
+    assert events["ready"]["slots"] == 2
+    assert alive(database) == 0
+
+
+def alive(database: Database) -> int:
+    with database.engine.connect() as connection:
+        found = connection.execute(text("SELECT count(*) FROM worker.processes WHERE lease_until > clock_timestamp()"))
+        return int(found.scalar_one())

@@ -1,0 +1,181 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tasks.catalogue import KINDS
+from tests.commands import Ran, Shell
+from tests.conftest import Database
+from tests.listening import platform
+from tests.serving import served
+from tests.toys import remember
+from worker import embedded
+from worker.domain import Secret
+from worker.receiver import receiver
+from worker.store.cache import Cache
+
+WRONG_DATABASE = "postgresql://ada:hunter2@127.0.0.1:1/worker"
+
+
+@pytest.fixture
+def shell(database: Database, tmp_path: Path) -> Shell:
+    remember(database, *KINDS)
+    return Shell(
+        {
+            "DATABASE_URL": database.url.reveal(),
+            "MOLECULE_BACKEND": "memory",
+            "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state"),
+            "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+            "MOLECULE_LOCAL_BUILD_CACHE": str(tmp_path / "builds"),
+        }
+    )
+
+
+def checks(ran: Ran) -> dict[str, dict[str, Any]]:
+    assert "hunter2" not in ran.out + ran.err
+    return {check["name"]: check for check in json.loads(ran.out)["checks"]}
+
+
+def test_what_is_absent_and_not_needed_is_fine(shell: Shell, tmp_path: Path) -> None:
+    ran = shell("doctor", "--json")
+    found = checks(ran)
+
+    assert ran.code == 0, ran.out
+    assert json.loads(ran.out)["ok"] is True
+    assert {name: check["verdict"] for name, check in found.items() if check["verdict"] != "ok"} == {
+        "workers": "warning",
+        "receiver": "warning",
+    }
+    assert found["workers"]["mend"] == found["receiver"]["mend"] == "molecule-worker run"
+    assert found["redis"]["said"] == "none: the engine does not need it"
+    assert found["broker"]["said"] == "none: jobs start up to a second later"
+    assert found["catalogue"]["said"] == f"{len(KINDS)} kinds of jobs, as in this release"
+    assert "not used" in found["docker"]["said"]
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_person_reads_one_line_for_each_and_how_to_mend_it(shell: Shell) -> None:
+    ran = shell("doctor")
+
+    assert ran.code == 0
+    assert "ok       postgres    version " in ran.out
+    assert "warning  workers     no process is alive, so jobs wait\n                     → molecule-worker run\n" in ran.out
+    assert ran.err == "10 ok, 2 warning, 0 wrong\n"
+
+
+def test_no_postgres_is_three_and_its_password_is_not_shown(shell: Shell) -> None:
+    ran, unset = shell.each("doctor", "--json", given=[{"DATABASE_URL": WRONG_DATABASE}, {"DATABASE_URL": ""}])
+    found = checks(ran)
+
+    assert ran.code == 3
+    assert found["postgres"]["said"] == "nothing listens at its host and port"
+    assert found["postgres"]["unreachable"] is True
+    assert "schema" not in found
+    assert unset.code == 3
+
+
+def test_a_broken_setting_is_said_and_nothing_else_is_looked_at(shell: Shell) -> None:
+    ran = shell("doctor", "--json", MOLECULE_WORKER_SLOT="1")
+
+    assert ran.code == 2
+    assert list(checks(ran)) == ["settings"]
+    assert "did you mean MOLECULE_WORKER_SLOTS?" in checks(ran)["settings"]["said"]
+
+
+def test_a_database_without_our_schema_has_to_be_migrated(shell: Shell, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.alembic_version SET version_num = '9999'"))
+    newer = shell("doctor", "--json")
+    with database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM worker.alembic_version"))
+    none = shell("doctor", "--json")
+
+    assert (newer.code, none.code) == (2, 2)
+    assert checks(newer)["schema"]["said"].startswith("revision 9999 is a newer release's")
+    assert checks(none)["schema"]["mend"] == "molecule-worker migrate"
+
+
+def test_a_catalogue_of_another_release_is_wrong(shell: Shell, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.kinds SET steps = '{other}' WHERE kind = 'workspace.delete'"))
+
+    ran = shell("doctor", "--json")
+
+    assert ran.code == 2
+    assert "workspace.delete" in checks(ran)["catalogue"]["said"]
+
+
+def test_a_violated_invariant_is_wrong(shell: Shell, database: Database) -> None:
+    broken = "INSERT INTO worker.jobs (kind, subject, queue, args, steps, only_forward, state, finished_at) VALUES ('k', 's', 'q', '{}', '{a}', false, 'failed', now())"
+    with database.engine.begin() as connection:
+        connection.execute(text(broken))
+    ran = shell("doctor", "--json")
+    with database.engine.begin() as connection:
+        connection.execute(text("DELETE FROM worker.jobs"))
+
+    assert ran.code == 2
+    assert "1 violations, the first: failed without an error" in checks(ran)["invariants"]["said"]
+
+
+def test_a_key_that_does_not_open_what_is_stored_is_wrong(shell: Shell) -> None:
+    assert shell("secrets", "set", "A", stdin="v", SECRETS_ENCRYPTION_KEY="ab" * 32).code == 0
+
+    keys = [{"SECRETS_ENCRYPTION_KEY": "ab" * 32}, {"SECRETS_ENCRYPTION_KEY": "cd" * 32}, {}]
+    right, other, none = shell.each("doctor", "--json", given=keys)
+
+    assert (right.code, other.code, none.code) == (0, 2, 2)
+    assert "from SECRETS_ENCRYPTION_KEY; it opens all of 1 secrets" in checks(right)["key"]["said"]
+    assert "1 of 1 stored secrets do not open" in checks(other)["key"]["said"]
+    assert "1 of 1 stored secrets do not open with no key" in checks(none)["key"]["said"]
+
+
+def test_production_without_a_key_and_a_key_of_the_wrong_length_are_wrong(shell: Shell) -> None:
+    for ran in shell.each("doctor", "--json", given=[{"MOLECULE_ENV": "production"}, {"SECRETS_ENCRYPTION_KEY": "abc"}]):
+        assert ran.code == 2
+        assert checks(ran)["key"]["verdict"] == "wrong"
+        assert "64 hex digits" in checks(ran)["key"]["mend"]
+
+
+def test_a_redis_that_does_not_answer_is_a_warning(shell: Shell, redis_url: Secret) -> None:
+    urls = ["redis://:hunter2@127.0.0.1:1/0", redis_url.reveal()]
+    away, there = shell.each("doctor", "--json", given=[{"REDIS_URL": url} for url in urls])
+
+    assert (away.code, there.code) == (0, 0)
+    assert {checks(away)[name]["verdict"] for name in ("redis", "broker")} == {"warning"}
+    assert {checks(there)[name]["said"] for name in ("redis", "broker")} == {"it answers"}
+    assert redis_url.reveal() not in there.out
+
+
+def test_no_docker_engine_is_three_when_workspaces_run_there(shell: Shell, tmp_path: Path) -> None:
+    ran = shell("doctor", "--json", MOLECULE_BACKEND="docker", DOCKER_HOST=f"unix://{tmp_path}/docker.sock")
+    found = checks(ran)
+
+    assert ran.code == 3
+    assert found["docker"]["said"] == "no Docker engine answers"
+    assert "make docker-engine" in found["docker"]["mend"]
+    assert "network" not in found
+    assert found["build cache"]["verdict"] == "ok"
+
+
+def test_what_builds_need_is_looked_at(shell: Shell, tmp_path: Path) -> None:
+    docker = {"MOLECULE_BACKEND": "docker", "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"}
+    bare = {**docker, "PATH": str(tmp_path), "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": "https://ada:hunter2@git.example/o/t-"}
+    pulling = {**docker, "MOLECULE_IMAGE_REGISTRY": "r.example"}
+    local, registry = map(checks, shell.each("doctor", "--json", given=[bare, pulling]))
+
+    assert local["git"]["mend"] == "install git"
+    assert local["templates"]["verdict"] == "wrong"
+    assert registry["images"]["verdict"] == "wrong"
+
+
+def test_a_receiver_is_known_by_its_answer(shell: Shell, database: Database) -> None:
+    with served(receiver(database.engine, Cache(None), saas=False)) as ours, platform() as other:
+        addresses = [{"MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{port}"} for port in (ours.base_url.port, other.port)]
+        there, taken, elsewhere = shell.each("doctor", "--json", given=[*addresses, {"PLATFORM_URL": "http://p.example"}])
+
+    assert (there.code, taken.code) == (0, 2)
+    assert checks(there)["receiver"]["said"].startswith("it answers at ")
+    assert checks(taken)["receiver"]["said"].startswith("another program answers at ")
+    assert checks(elsewhere)["receiver"]["said"] == "not ours: workspaces register at PLATFORM_URL"

@@ -1,0 +1,94 @@
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from tasks.catalogue import KINDS
+from tests.commands import Shell
+from tests.conftest import Database
+from tests.toys import remember
+from worker.crypto import keyring
+from worker.store import secrets as store
+
+VALUE = "hunter2-öß"
+
+
+@pytest.fixture
+def shell(database: Database, tmp_path: Path) -> Shell:
+    remember(database, *KINDS)
+    return Shell(
+        {"DATABASE_URL": database.url.reveal(), "MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state")}
+    )
+
+
+def stored(database: Database, tmp_path: Path, workspace: str) -> dict[str, str]:
+    key = keyring.load(None, production=False, state_dir=tmp_path / "state")
+    with database.engine.connect() as connection:
+        return {name: value.reveal() for name, value in store.open_all(connection, key, workspace).items()}  # type: ignore[arg-type]
+
+
+def workspace(shell: Shell) -> str:
+    return shell("workspaces", "create", "--name", "a").out.strip()
+
+
+def test_a_secret_is_set_listed_without_its_value_and_unset(shell: Shell, database: Database, tmp_path: Path) -> None:
+    ran = shell("secrets", "set", "A", stdin=VALUE + "\n")
+    assert (ran.code, ran.out, ran.err.splitlines()[-1]) == (0, "", "A is set; workspaces find it at their next start")
+    assert stored(database, tmp_path, workspace(shell)) == {"A": VALUE}
+
+    listed = shell("secrets", "list", "--json")
+    assert '"name": "A"' in listed.out
+    assert VALUE not in listed.out + listed.err + shell("secrets", "list").out
+
+    assert shell("secrets", "unset", "A").code == 0
+    assert shell("secrets", "list").err == "no secrets\n"
+
+
+def test_a_workspace_has_secrets_of_its_own(shell: Shell, database: Database, tmp_path: Path) -> None:
+    one, other = workspace(shell), workspace(shell)
+    shell("secrets", "set", "A", stdin="global")
+
+    assert shell("secrets", "set", "A", "--workspace", one.upper(), stdin="own").code == 0
+
+    assert stored(database, tmp_path, one) == {"A": "own"}
+    assert stored(database, tmp_path, other) == {"A": "global"}
+
+
+def test_a_dotenv_file_is_set_as_a_whole_or_not_at_all(shell: Shell, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("# mine\nexport A=\"x y\"\r\n\nB='#z'\nC=a=b\n")
+    assert shell("secrets", "set", "--file", str(tmp_path / "env")).code == 0
+    assert stored(database, tmp_path, workspace(shell)) == {"A": "x y", "B": "#z", "C": "a=b"}
+
+    (tmp_path / "env").write_text("D=1\nSECRETS_ENCRYPTION_KEY=2\n")
+    assert shell("secrets", "set", "--file", str(tmp_path / "env")).code == 2
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM global_secrets")).scalar_one() == 3
+
+
+def test_a_workspace_is_created_with_its_secrets_in_one_transaction(shell: Shell, database: Database, tmp_path: Path) -> None:
+    (tmp_path / "env").write_text("A=1\n")
+    ran = shell("workspaces", "create", "--name", "a", "--secret-file", str(tmp_path / "env"), "--secret", "B", stdin="2")
+
+    assert ran.code == 0, ran.err
+    assert stored(database, tmp_path, ran.out.strip()) == {"A": "1", "B": "2"}
+
+
+def test_the_prompt_asks_twice_and_shows_nothing(shell: Shell, database: Database, tmp_path: Path) -> None:
+    code, shown = shell.on_terminal("secrets", "set", "A", typed=[VALUE, VALUE])
+
+    assert code == 0
+    assert "Repeat for confirmation" in shown
+    assert VALUE not in shown
+    assert stored(database, tmp_path, workspace(shell)) == {"A": VALUE}
+
+
+def test_no_value_is_in_what_an_unexpected_failure_prints(shell: Shell, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE global_secrets ADD CONSTRAINT never CHECK (false) NOT VALID"))
+
+    ran = shell("secrets", "set", "A", "--debug", stdin=VALUE)
+
+    assert ran.code == 1
+    assert ran.error == "run command: internal error IntegrityError"
+    assert "Traceback" in ran.err
+    assert VALUE not in ran.err
