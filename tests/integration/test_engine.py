@@ -122,6 +122,15 @@ def test_a_fresh_process_looks_at_once(database: Database, stage: Stage) -> None
         ends(database, job, "succeeded")
 
 
+def test_a_world_that_takes_longer_than_a_lease_costs_no_identity(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    left = Event()
+    with process(database, stage, KIND, lease_s=1.2, left=left, assembly_s=2.0):
+        ends(database, ask(database), "succeeded")
+
+    assert not left.is_set()
+
+
 def test_a_short_wait_is_over_in_time_though_nobody_rings(database: Database, stage: Stage) -> None:
     remember(database, KIND)
     early = iter([NotYet("the kettle", timedelta(milliseconds=300))])
