@@ -92,7 +92,10 @@ class Claims:
         self._connection: RawConnection | None = None
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
-        """Up to `most` due jobs, or those of `ids` that are due. Raises Unreachable."""
+        """Up to `most` due jobs, or those of `ids` that are due.
+
+        Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
+        """
         with self._guard, _translated("claim jobs"):
             connection = self._open()
             try:
@@ -103,8 +106,11 @@ class Claims:
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None),
                     )
                     rows = cursor.fetchall()
-            except psycopg2.Error:
+            except psycopg2.Error as error:
                 self._connection = None
+                if connection.closed:
+                    raise JournalLost("claim jobs: the connection broke before the answer") from error
+                connection.close()
                 raise
         return [_claimed(row) for row in rows]
 
