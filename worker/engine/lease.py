@@ -117,6 +117,10 @@ class Lease:
         except Retryable as error:
             # The session lock went with the connection, so whoever looks next takes our work: no second try.
             return error.message
+        except Exception:
+            # Also a database that has become read-only: without a beat this process is not alive, so it must not look so.
+            log.exception("beat broke")
+            return "a beat broke"
         return None
 
     def _fresh(self) -> bool:
