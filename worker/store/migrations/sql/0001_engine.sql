@@ -542,8 +542,12 @@ BEGIN
             facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
     ), moved AS (
         UPDATE worker.jobs j SET
-            -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
-            state = CASE d.next WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
+            state = CASE d.next WHEN 'go' THEN 'running'
+                -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END
+                -- Who was superseded, cancelled or widened meanwhile does not block: the next claim sees to it.
+                WHEN 'block' THEN CASE WHEN j.woken OR j.superseded_by IS NOT NULL THEN 'waiting' ELSE 'blocked' END
+                ELSE 'waiting' END,
             process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
             direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
             error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
@@ -552,8 +556,9 @@ BEGIN
                          ELSE coalesce(d.job_error, j.error) END,
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false,
-            run_at = CASE WHEN d.next <> 'wait' THEN j.run_at
+            run_at = CASE WHEN d.next NOT IN ('wait', 'block') THEN j.run_at
                           WHEN j.woken OR j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+                          WHEN d.next = 'block' THEN j.run_at
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
@@ -591,6 +596,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
     v_crashes int;
+    v_hopeless boolean;
 BEGIN
     FOR v IN
         WITH dead AS MATERIALIZED (
@@ -600,19 +606,22 @@ BEGIN
                OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
                        SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
-        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process FROM worker.jobs j JOIN dead d ON j.process_id = d.id
+        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
+               NOT j.woken AND j.superseded_by IS NULL AS may_block
+        FROM worker.jobs j JOIN dead d ON j.process_id = d.id
         WHERE j.state = 'running' ORDER BY j.id LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
         -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
         v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
+        v_hopeless := v_crashes >= p_max_crashes AND v.may_block;
         -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
         UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
         UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
                run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second',
-               state = CASE WHEN v_crashes >= p_max_crashes THEN 'blocked' ELSE 'waiting' END,
-               waiting_for = CASE WHEN v_crashes >= p_max_crashes THEN 'the step kills its process again and again' END,
-               error = CASE WHEN v_crashes >= p_max_crashes THEN jsonb_build_object('code', 'crash_loop',
-                   'message', 'the process died ' || v_crashes || ' times during this step', 'hint', 'read the worker''s log, then retry the job',
+               state = CASE WHEN v_hopeless THEN 'blocked' ELSE 'waiting' END,
+               waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
+               error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
+                   'message', 'the process died ' || v_crashes || ' times during this step',
                    'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
         FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',
