@@ -557,7 +557,8 @@ BEGIN
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false,
             run_at = CASE WHEN d.next NOT IN ('wait', 'block') THEN j.run_at
-                          WHEN j.woken OR j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+                          -- Not by the request for a cancel itself, which stays with the job while it undoes and backs off.
+                          WHEN j.woken OR j.superseded_by IS NOT NULL THEN clock_timestamp()
                           WHEN d.next = 'block' THEN j.run_at
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
