@@ -610,7 +610,8 @@ BEGIN
         SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
                NOT j.woken AND j.superseded_by IS NULL AS may_block
         FROM worker.jobs j JOIN dead d ON j.process_id = d.id
-        WHERE j.state = 'running' ORDER BY j.id LIMIT 500 FOR UPDATE OF j SKIP LOCKED
+        -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
+        WHERE j.state = 'running' ORDER BY j.subject LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
         -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
         v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
