@@ -605,7 +605,8 @@ BEGIN
             WHERE p.lease_until < clock_timestamp()
                -- After a server restart every session lock is free and means nothing: only the lease counts.
                OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
-                       SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
+                       SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+                       WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
         SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
                NOT j.woken AND j.superseded_by IS NULL AS may_block
