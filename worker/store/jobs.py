@@ -170,8 +170,8 @@ class Applier:
         """
         try:
             return self._send(records)
-        except psycopg2.Error as error:
-            if not connect.lost(error):
+        except (psycopg2.Error, Unreachable) as error:
+            if not isinstance(error, Unreachable) and not connect.lost(error):
                 raise
             self._connection = None
         try:
@@ -226,6 +226,17 @@ class Transactions:
         except Fenced:
             # Raised above only to roll back what `rows` wrote.
             return None
+        except WorkerError:
+            raise
+        except Exception as error:
+            if connect.lost(error):
+                raise
+            # Rolled back for certain, so a bug costs an attempt and not the process. No trace, because the driver quotes values.
+            state = getattr(getattr(error, "orig", None), "pgcode", None)
+            log.error("rows broke", job=record["job"], step=record["name"], error=type(error).__name__, sqlstate=state)  # noqa: TRY400
+            raise Retryable(
+                f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
+            ) from error
 
     def _look_again(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
         """The connection broke, maybe after the commit: what is written decides whether `rows` runs again."""
