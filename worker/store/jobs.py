@@ -251,6 +251,8 @@ class Transactions:
         """The connection broke, maybe after the commit: what is written decides whether `rows` runs again."""
         try:
             with self._engine.begin() as connection:
+                # A commit that is still on its way holds the job's row: wait for it, and only then look.
+                connection.execute(text("SELECT FROM worker.jobs WHERE id = :job FOR NO KEY UPDATE"), {"job": record["job"]})
                 done = connection.execute(
                     text(
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
