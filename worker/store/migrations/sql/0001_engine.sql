@@ -456,6 +456,7 @@ DECLARE
     v_found uuid[];
     v_suspects uuid[];
     v_taken uuid[];
+    v record;
 BEGIN
     -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
     -- neighbours along each time, and all of them end blocked for what it did.
@@ -497,11 +498,28 @@ BEGIN
         FROM own WHERE j.id = own.job_id RETURNING j.id
     )
     SELECT array_agg(won.id) INTO v_taken FROM won;
+    -- A job that supersedes ends who holds its subject, also one that was stored later or at the same moment and came first.
+    -- A holder whose row is locked is asked again at the next look, never waited for: it may be waiting for the subject's row.
+    FOR v IN
+        SELECT h.id, h.state, j.id AS taker, j.kind, h.steps[h.position + 1] AS step FROM worker.jobs j
+        JOIN worker.kinds k ON k.kind = j.kind AND k.supersedes
+        JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id
+        JOIN worker.jobs h ON h.id = s.job_id AND h.superseded_by IS NULL AND h.kind <> j.kind
+        WHERE j.id = ANY (v_found) FOR UPDATE OF h SKIP LOCKED
+    LOOP
+        INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'superseded', jsonb_build_object('by', v.taker));
+        IF v.state = 'running' THEN
+            UPDATE worker.jobs j SET superseded_by = v.taker WHERE j.id = v.id;
+        ELSE
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(v.kind, v.step), v.taker);
+        END IF;
+    END LOOP;
     -- Whoever lost its subject leaves the ready index until the holder rests. The upsert above locked the subject's row
     -- even where it changed nothing, so a holder that is about to rest cannot miss what is parked here.
     UPDATE worker.jobs j SET parked = true
     WHERE j.id = ANY (v_found) AND j.state = 'queued' AND NOT j.id = ANY (coalesce(v_taken, '{}'))
-      AND EXISTS (SELECT FROM worker.subjects s WHERE s.key = j.subject AND s.job_id IS NOT NULL AND s.job_id <> j.id);
+      AND EXISTS (SELECT FROM worker.subjects s JOIN worker.jobs h ON h.id = s.job_id WHERE s.key = j.subject AND s.job_id <> j.id
+          AND (h.superseded_by IS NOT NULL OR NOT EXISTS (SELECT FROM worker.kinds k WHERE k.kind = j.kind AND k.kind <> h.kind AND k.supersedes)));
     RETURN QUERY
         SELECT j.id, j.kind, j.subject, j.args, j.steps, j.only_forward, j.direction, j.position::int, j.attempt, j.fence, j.claims,
                CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
