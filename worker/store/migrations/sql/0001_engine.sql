@@ -277,7 +277,10 @@ BEGIN
     SELECT p.org, p.backend || '.' || p.host INTO org, queue FROM worker.placements p
         WHERE p_kind.subject_prefix = 'workspace:' AND p.workspace_id = (p_args ->> p_kind.subject_arg)::uuid;
     IF NOT FOUND THEN
-        SELECT i.default_org, i.default_backend || '.' || i.default_host INTO org, queue FROM worker.installation i;
+        -- Nobody placed it: it is where the ledger says, because the default may be another host by now.
+        SELECT i.default_org, coalesce(l.place, i.default_backend || '.' || i.default_host) INTO org, queue FROM worker.installation i
+            LEFT JOIN LATERAL (SELECT e.backend || '.' || e.host AS place FROM worker.ledger e WHERE e.state <> 'gone'
+                AND e.subject = p_kind.subject_prefix || (p_args ->> p_kind.subject_arg) ORDER BY e.id DESC LIMIT 1) AS l ON true;
     END IF;
     queue := coalesce(p_kind.queue, queue);
 END $$;
