@@ -107,6 +107,7 @@ class Intake:
             if not self._closed.is_set() and (self._asked or not stirred):
                 self._asked = False
                 self._take()
+        log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
         with self._guard:
