@@ -91,8 +91,9 @@ def process(
     poll_s: float = 0.1,
     journal_of: Callable[[Journal], Journal] = lambda journal: journal,
     left: Event | None = None,
+    assembly_s: float = 0.0,
 ) -> Iterator[Runtime]:
-    """A worker process's runtime inside this one."""
+    """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together."""
     settings = environment.load(
         {
             "DATABASE_URL": database.url.reveal(),
@@ -103,6 +104,7 @@ def process(
     )
 
     def assemble(_settings: object, _engine: object, _process: int, _closing: ExitStack) -> Any:
+        Event().wait(assembly_s)
         return stage
 
     gone = left or Event()

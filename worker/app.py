@@ -21,8 +21,8 @@ from config import settings as environment
 from worker.assembly import assemble
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
-from worker.errors import Misconfigured
-from worker.runtime import Runtime
+from worker.errors import Misconfigured, WorkerError
+from worker.runtime import LOST, Runtime
 
 log = structlog.get_logger()
 
@@ -75,10 +75,26 @@ app = WorkerApp("molecule-worker")
 app.add_defaults(lambda: knobs.conf(environment.load()))
 
 
+def begin(**seams: Any) -> None:
+    """Start this process's runtime; `seams` are those of `Runtime.start`.
+
+    Celery logs what a signal's receiver raises and goes on: a worker without a runtime would live for ever and do nothing.
+    So a start that failed ends the process, and the parent tries again.
+    """
+    app.loader.import_default_modules()
+    try:
+        app.runtime = Runtime.start(environment.load(), app.kinds, assemble, **seams)
+    except WorkerError as error:
+        log.error("start failed", reason=error.message, hint=error.hint)  # noqa: TRY400  because the reason says it all
+        raise SystemExit(LOST) from error
+    except Exception as error:
+        log.exception("start failed")
+        raise SystemExit(LOST) from error
+
+
 @signals.worker_init.connect
 def _start(**_: object) -> None:
-    app.loader.import_default_modules()
-    app.runtime = Runtime.start(environment.load(), app.kinds, assemble)
+    begin()
 
 
 @signals.worker_ready.connect

@@ -8,6 +8,7 @@ from threading import Event, Thread
 import docker
 import structlog
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings, runtimes
 from worker.backends.docker import DockerCompute
@@ -16,7 +17,7 @@ from worker.backends.memory import MemoryCompute
 from worker.backends.tiers import sizes_of
 from worker.crypto import keyring
 from worker.domain import Secret
-from worker.errors import Retryable, WorkerError
+from worker.errors import WorkerError
 from worker.forbidden import refuse_forbidden
 from worker.images.local import Limits, LocalImages
 from worker.images.registry import RegistryImages
@@ -147,8 +148,8 @@ def _serve(engine: Engine, process_id: int, queues: list[str]) -> None:
     try:
         with engine.begin() as connection:
             processes.serve(connection, process_id, queues)
-    except Retryable:
-        log.warning("queues not recorded", queues=queues)
+    except DBAPIError as error:
+        log.warning("queues not recorded", queues=queues, reason=type(error.orig).__name__)
 
 
 def _images(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> Images:

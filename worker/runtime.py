@@ -89,34 +89,35 @@ class Runtime:
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
             opened.callback(engine.dispose)
-            with engine.connect() as connection:
+            with connect.reached(), engine.connect() as connection:
                 stale = catalogue.differing(connection, kinds.values())
             if stale:
                 raise Misconfigured(
                     f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
                 )
             register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
-            world = assemble(settings, engine, register.process_id, opened)
-            own = DatabaseJournal(url, engine, name=name)
-            journal = journal_of(own)
-            opened.callback(own.close)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
+            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
 
             def run(job: Claimed) -> None:
                 after = _drive_or_leave(job, kinds, world, journal, lease, leave)
                 if after is not None:
                     intake.expect(after)
 
-            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
-
             def queues() -> list[str]:
                 return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
 
-            intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s)
+            intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
             lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
             opened.callback(lease.close)
+            # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()
+            world = assemble(settings, engine, register.process_id, opened)
+            own = DatabaseJournal(url, engine, name=name)
+            journal = journal_of(own)
+            opened.callback(own.close)
+            opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing
             intake.start()
             log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
             return cls(engine, world, kinds, lease, intake, opened.pop_all())

@@ -33,7 +33,7 @@ def main(wanted: list[str]) -> int:
         for name in wanted or _ALL:
             try:
                 rows += _ALL[name](ground, tell)
-            except (AssertionError, WorkerError) as error:  # a wait that was too long, or a service that went away
+            except (AssertionError, WorkerError, OSError) as error:  # a wait that was too long, or a service that went away
                 rows.append(Row(name, f"could not be measured: {error}"))
                 broken += 1
         title = f"{ground.durability()}; {load}, {os.getloadavg()[0]:.1f} after"

@@ -131,9 +131,11 @@ _OURS: Final = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "PLATFORM_URL"
 
 
 @contextmanager
-def daemon(ground: Ground, database: Database, *, processes: int = 1, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+def daemon(
+    ground: Ground, database: Database, *, processes: int = 1, more: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
     """The daemon with the toy kinds beside its own, ready to work."""
-    around = ground.environment(database, MOLECULE_WORKER_PROCESSES=str(processes), **more)
+    around = ground.environment(database, MOLECULE_WORKER_PROCESSES=str(processes), **(more or {}))
     with running([sys.executable, "-m", "tests.bench.daemon"], around, ground.folder) as process:
         until(lambda: alive(database) == processes, within=30.0, what="the daemon to be ready")
         yield process

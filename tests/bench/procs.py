@@ -10,6 +10,11 @@ def family(pid: int) -> list[int]:
     return [pid, *(one for child in below for one in family(child))]
 
 
+def known() -> bool:
+    """Whether this kernel says it at all: only Linux has these files."""
+    return Path("/proc/self/smaps_rollup").exists()
+
+
 def cpu_s(pid: int) -> float:
     """Seconds of CPU that the process has used, of its own and of the kernel for it."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -48,9 +48,9 @@ def measure(ground: Ground, tell: Teller) -> list[Row]:
     return [
         Row(
             _WHAT,
-            f"{spread(own)}; wall p50 {percentile([one.wall for one in done], 50):.0f} ms",
+            f"{spread(own)}; all in all p50 {percentile([one.wall for one in done], 50):.0f} ms",
             f"{spread(others)}: Docker, Gitea and boot",
-            times(percentile([one.wall for one in done], 50), percentile(others, 50)) + " wall",
+            times(percentile([one.wall for one in done], 50), percentile(others, 50)),
             _TARGET,
             met=percentile(own, 50) <= _TARGET_MS,
         )
@@ -99,7 +99,7 @@ def _provisions(ground: Ground, database: Database, forge: Forge, tell: Teller) 
         spans.FOLDER: str(folder),
     }
     done = []
-    with daemon(ground, database, **around), ends(database) as end_of:
+    with daemon(ground, database, more=around), ends(database) as end_of:
         for number in range(1 + _TIMES):
             done.append(_provision(database, folder, end_of))
             tell.step(number + 1, 1 + _TIMES)

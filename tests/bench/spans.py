@@ -13,7 +13,7 @@ import httpx
 from docker import APIClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from worker import daemons
+from worker import daemons, receiver
 
 #: The variable that names the folder in which each process leaves its spans.
 FOLDER: Final = "BENCH_SPANS"
@@ -41,8 +41,8 @@ def watch(folder: str) -> None:
 
     APIClient.send = _timed(APIClient.send, "docker", note)  # type: ignore[method-assign]  # because the library has no hook for it
     httpx.Client.send = _timed(httpx.Client.send, "gitea", note)  # type: ignore[method-assign]
-    make = daemons.receiver_application
-    daemons.receiver_application = lambda *given, **named: _knocks(make(*given, **named), note)
+    make = receiver.receiver
+    vars(daemons)["receiver_application"] = lambda *given, **named: _knocks(make(*given, **named), note)
 
 
 def read(folder: Path) -> list[Span]:

@@ -39,12 +39,15 @@ def percentile(values: Sequence[float], cut: int) -> float:
 
 def times(measured: float, floor: float) -> str:
     """How many times the floor."""
-    return f"{measured / floor:.2f}×" if floor else "–"
+    if not floor:
+        return "–"
+    ratio = measured / floor
+    return f"{ratio:.2f}×" if ratio < 10 else f"{ratio:.0f}×"
 
 
 def show(rows: Sequence[Row], title: str) -> None:
     """On stdout, 100 columns wide at most."""
-    grid = Table(box=box.SIMPLE, title_justify="left", title=title, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
+    grid = Table(box=box.SIMPLE, title_justify="left", title=title, pad_edge=False, padding=(0, 1, 0, 0))
     for name, width in (("what", 24), ("measured", 24), ("floor, same run", 19), ("ratio", 6), ("to reach", 11), ("", 1)):
         grid.add_column(name, overflow="fold", width=width)
     for row in rows:

@@ -11,6 +11,7 @@ from tests.waiting import until
 from worker.engine.machine import Blocked, Done, NotYet, Passage
 from worker.errors import Fatal, Refused, Retryable
 from worker.store import requests
+from worker.store.jobs import Claims, Register
 
 KIND = toy_kind()
 GONE = toy_kind("toy.remove", steps=2, only_forward=True, supersedes=True, widens=("deep",))
@@ -119,6 +120,15 @@ def test_a_fresh_process_looks_at_once(database: Database, stage: Stage) -> None
     job = ask(database)
     with process(database, stage, KIND, poll_s=60):
         ends(database, job, "succeeded")
+
+
+def test_a_world_that_takes_longer_than_a_lease_costs_no_identity(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    left = Event()
+    with process(database, stage, KIND, lease_s=1.2, left=left, assembly_s=2.0):
+        ends(database, ask(database), "succeeded")
+
+    assert not left.is_set()
 
 
 def test_a_short_wait_is_over_in_time_though_nobody_rings(database: Database, stage: Stage) -> None:
@@ -423,3 +433,40 @@ def test_a_step_past_its_deadline_is_given_up(database: Database, stage: Stage) 
         ended = ends(database, ask(database), "failed")
 
     assert ended["error"]["code"] == "deadline"
+
+
+def test_a_job_is_not_overtaken_on_its_subject_while_somebody_has_its_row_locked(database: Database) -> None:
+    other = toy_kind("toy.paint")
+    remember(database, KIND, other)
+    subject = "00000000-0000-0000-0000-000000000007"
+    first, second = ask(database, "toy.make", subject), ask(database, "toy.paint", subject)
+    register = Register(database.url, name="test", pid=1, queues=[], lease_s=30.0)
+    claims = Claims(database.url, process_id=register.process_id, name="test")
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT FROM worker.jobs WHERE id = :id FOR UPDATE"), {"id": first})
+        assert claims.claim(["toy"], 10) == []
+        assert claims.claim(["toy"], 10, [second]) == []
+
+    assert [job.id for job in claims.claim(["toy"], 10)] == [first]
+    claims.close()
+    register.close()
+
+
+def test_a_bug_in_the_rows_of_a_step_costs_an_attempt_and_not_the_process(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    left = Event()
+
+    def wrong_statement(connection: Any) -> None:
+        connection.execute(text("INSERT INTO structure_events (event_type) VALUES (NULL)"))
+
+    stage.script["s1"] = lambda _: Done(rows=lambda _connection: {"never": 1 / 0})
+    stage.script["s2"] = lambda _: Done(rows=wrong_statement)
+    with process(database, stage, KIND, left=left):
+        broken = ends(database, ask(database), "failed")
+        del stage.script["s1"]
+        refused = ends(database, ask(database), "failed")
+
+    assert (broken["error"]["code"], broken["error"]["step"]) == ("internal", "s1")
+    assert (refused["error"]["code"], refused["error"]["step"]) == ("internal", "s2")
+    assert stage.calls.count("s1") == 3 + 1
+    assert not left.is_set()

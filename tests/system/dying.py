@@ -26,13 +26,12 @@ from celery import signals
 
 from config import settings as environment
 from worker import app as celery
-from worker.assembly import assemble
 from worker.cli import daemon
 from worker.engine.drive import Journal, Record, Reply
 from worker.engine.kinds import Kind
 from worker.engine.machine import NOTHING, Blocked, Done, Effect, Facts, NotYet, Passage, Step
 from worker.errors import Refused
-from worker.runtime import LOST, Runtime
+from worker.runtime import LOST
 
 MOMENTS = ("before", "after", "rows", "committed")
 LEDGER = "ledger.jsonl"
@@ -98,8 +97,11 @@ class Script:
             where = {"job": passage.id, "direction": str(passage.direction), "step": step}
             self.reached(**where, moment="before")
             self.note("enter", **where, subject=passage.subject)
-            result = effect(passage, world)
-            self.note("leave", **where, subject=passage.subject, done=isinstance(result, Done))
+            result: Done | NotYet | Blocked | None = None
+            try:
+                result = effect(passage, world)
+            finally:
+                self.note("leave", **where, subject=passage.subject, done=isinstance(result, Done))
             self.reached(**where, moment="after")
             return self._wrap_rows(result, where) if isinstance(result, Done) else result
 
@@ -151,10 +153,7 @@ def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) ->
         app.kinds[name] = script.wrap(kind)
 
     def begin(**_: object) -> None:
-        def journal_of(own: Journal) -> Journal:
-            return FollowedJournal(own, script)
-
-        app.runtime = Runtime.start(environment.load(), app.kinds, assemble, journal_of=journal_of, leave=script.leave)
+        celery.begin(journal_of=lambda own: FollowedJournal(own, script), leave=script.leave)
         script.note("ready")
 
     signals.worker_init.disconnect(celery._start)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,14 @@ class House:
         """Whether it happened."""
         return (self.folder / f"{job}.{spot}.{act}.granted").exists()
 
+    def grant_again(self, job: str, spot: str, act: str) -> None:
+        """The same wish once more."""
+        (self.folder / f"{job}.{spot}.{act}.granted").rename(self.folder / f"{job}.{spot}.{act}")
+
+    def withdraw(self, job: str, spot: str, act: str) -> None:
+        """No such wish any more."""
+        (self.folder / f"{job}.{spot}.{act}").unlink()
+
     def release(self, job: str, spot: str) -> None:
         """Let a held step go on."""
         (self.folder / f"{job}.{spot}.release").touch()
@@ -145,6 +153,11 @@ class House:
             for spot, act in wishes:
                 self.wish(job, spot, act)
         return job
+
+    def retry(self, job: str) -> None:
+        """As an operator does."""
+        with self.database.engine.begin() as connection:
+            requests.retry(connection, job, requested_by="test")
 
     def ends(self, *jobs: str, within: float = PATIENCE) -> dict[str, str]:
         """The states of these jobs, once all of them rest or are blocked."""
@@ -251,7 +264,7 @@ class House:
         )
 
     def effects(self, jobs: Sequence[str]) -> Counter[tuple[str, str, str]]:
-        """How often each effect of these jobs began, but for looks that answered "not yet"."""
+        """How often each effect of these jobs began, but for those that answered "not yet" or failed."""
         began: Counter[tuple[str, str, str]] = Counter()
         wanted = set(jobs)
         for line in self.lines():
@@ -292,11 +305,19 @@ def settings_around(
 
 
 @contextmanager
-def house(database: Database, folder: Path, around: Mapping[str, str], module: str = "tests.system.dying") -> Iterator[House]:
-    """A daemon that runs, and is gone at the end."""
+def house(
+    database: Database,
+    folder: Path,
+    around: Mapping[str, str],
+    *,
+    module: str = "tests.system.dying",
+    before: Callable[[House], None] = lambda _house: None,
+) -> Iterator[House]:
+    """A daemon that runs, and is gone at the end. `before` prepares what it finds when it starts."""
     folder.mkdir(parents=True, exist_ok=True)
     built = House(database, folder, around, module)
     bring_to_head(built.settings)
+    before(built)
     try:
         built.start()
         yield built

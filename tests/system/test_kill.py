@@ -104,3 +104,34 @@ def test_killed_at_any_boundary_an_undo_leaves_nothing_outside(house: House, bou
 
     assert set(house.ends(*[house.delete(workspace) for workspace in failed]).values()) == {"succeeded"}
     assert faults_of(failed, lambda workspace: house.gone_faults(workspace, UNDONE)) == {}
+
+
+def test_a_step_that_kills_its_process_again_and_again_blocks_alone(memory_house: House) -> None:
+    house, spot, beside = memory_house, "forward.image.before", "forward.storage.before"
+    # Neighbours in a long step: each process that dies takes some of them along, and they are in it again after each takeover.
+    neighbours = [house.create((beside, "hold")) for _ in range(3)]
+    workspace, job = house.create((spot, "kill"))
+    kills = 0
+    while house.rows("SELECT FROM worker.jobs WHERE id = :j AND state <> 'blocked'", j=job) and kills < 20:
+        if house.granted(job, spot, "kill"):
+            kills += 1
+            house.grant_again(job, spot, "kill")
+        for _, neighbour in neighbours:
+            if (
+                house.granted(neighbour, beside, "hold")
+                and house.value("SELECT state FROM worker.jobs WHERE id = :j", j=neighbour) == "waiting"
+            ):
+                house.grant_again(neighbour, beside, "hold")
+    house.tell(
+        f"crash loop: {kills} kills, takeovers of the neighbours {dict(sum((house.takeovers(n) for _, n in neighbours), Counter()))}"
+    )
+
+    assert kills == 5
+    assert house.value("SELECT error ->> 'code' FROM worker.jobs WHERE id = :j", j=job) == "crash_loop"
+    for _, neighbour in neighbours:
+        house.release(neighbour, beside)
+    assert set(house.ends(*[neighbour for _, neighbour in neighbours]).values()) == {"succeeded"}
+    house.withdraw(job, spot, "kill")
+    house.retry(job)
+    assert house.ends(job) == {job: "succeeded"}
+    house.ends(*[house.delete(each) for each, _ in [*neighbours, (workspace, job)]])

@@ -15,7 +15,7 @@ import structlog
 
 from worker.engine.decide import Decision, Move, Rest, Situation, Wait, decide, turn_back
 from worker.engine.machine import Direction, Done, Facts, Machine, Passage, Result, Step
-from worker.errors import Blame, CryptoError, Fatal, Retryable, WorkerError
+from worker.errors import Blame, CryptoError, Fatal, JournalLost, Retryable, WorkerError
 
 log = structlog.get_logger()
 
@@ -93,9 +93,10 @@ class Tenure(Protocol):
 
 
 def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
-    """Take a claimed job as far as it goes now: to its rest, a wait, a block, or the loss of the lease.
+    """Take a claimed job as far as it goes now: to its rest, a wait, or a block.
 
-    Answers in how many seconds it wants to be looked at again, None when nobody has to.
+    Answers in how many seconds it wants to be looked at again, None when nobody has to. Raises JournalLost when the job
+    cannot be taken on and not be given back either: then the process has to leave.
     """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
     walk = _start(job, machine)
@@ -126,7 +127,8 @@ def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal
         if leaving or decision.to is None:
             return None
         walk = walk.onward(decision, decision.to, reply)
-    return None
+    # The row says that it runs here: a process that only dropped it, and then renewed its lease after all, would hold it for ever.
+    raise JournalLost("begin step: the lease may end before it has begun")
 
 
 def _seconds(wait: Wait, reply: Reply) -> float | None:

@@ -16,9 +16,14 @@ class ListeningBell:
     """One connection that listens and asks; implements `worker.engine.doorbell.Bell`."""
 
     def __init__(self, url: Secret, *, name: str) -> None:
+        """Raise Unreachable where the database does not answer."""
         self._connection = connect.open_raw(url, name=f"bell {name}")
-        with self._connection.cursor() as cursor:
-            cursor.execute("LISTEN worker_jobs")
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("LISTEN worker_jobs")
+        except psycopg2.Error as error:
+            self.close()
+            raise Unreachable("listen for jobs: the database did not answer") from error
 
     def wait(self, seconds: float) -> bool:
         """Whether a notification came within `seconds`. Raises Unreachable."""

@@ -8,7 +8,7 @@ import psycopg2
 from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from worker.domain import Secret
 from worker.errors import Misconfigured, Unreachable
@@ -49,6 +49,17 @@ def reached() -> Iterator[None]:
         said = str(error.orig).lower()
         reason, hint = next((reason, hint) for mark, reason, hint in _MEANINGS if mark in said)
         raise Unreachable(f"open database: {reason}", hint=hint) from error
+
+
+def lost(error: BaseException) -> bool:
+    """Whether the database went away rather than refused, for an error of the driver or of SQLAlchemy.
+
+    A statement whose connection is cut while it runs has no SQLSTATE, and psycopg2 raises its bare DatabaseError for it.
+    """
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError):
+        return True
+    return type(cause) is psycopg2.DatabaseError and cause.pgcode is None
 
 
 _FORM = "postgresql://USER:PASSWORD@HOST:5432/NAME"  # pragma: allowlist secret

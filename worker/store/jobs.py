@@ -13,15 +13,18 @@ from threading import Lock
 from typing import Any
 
 import psycopg2
+import structlog
 from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from worker.domain import Secret
 from worker.engine.drive import Claimed, PastStep, Record, Reply
 from worker.engine.machine import Direction, Facts
-from worker.errors import Fenced, JournalLost, Unreachable
+from worker.errors import Fenced, JournalLost, Retryable, Unreachable, WorkerError
 from worker.store import connect
+
+log = structlog.get_logger()
 
 #: First key of the session locks of processes; any constant that is ours ("mw" and 1).
 NAMESPACE = 0x6D7701
@@ -36,7 +39,9 @@ def _translated(what: str) -> Iterator[None]:
     """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
     try:
         yield
-    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+    except psycopg2.Error as error:
+        if not connect.lost(error):
+            raise
         raise Unreachable(f"{what}: the database did not answer") from error
 
 
@@ -87,7 +92,10 @@ class Claims:
         self._connection: RawConnection | None = None
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
-        """Up to `most` due jobs, or those of `ids` that are due. Raises Unreachable."""
+        """Up to `most` due jobs, or those of `ids` that are due.
+
+        Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
+        """
         with self._guard, _translated("claim jobs"):
             connection = self._open()
             try:
@@ -98,8 +106,11 @@ class Claims:
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None),
                     )
                     rows = cursor.fetchall()
-            except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            except psycopg2.Error as error:
                 self._connection = None
+                if connection.closed:
+                    raise JournalLost("claim jobs: the connection broke before the answer") from error
+                connection.close()
                 raise
         return [_claimed(row) for row in rows]
 
@@ -159,11 +170,14 @@ class Applier:
         """
         try:
             return self._send(records)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+        except (psycopg2.Error, Unreachable) as error:
+            if not isinstance(error, Unreachable) and not connect.lost(error):
+                raise
             self._connection = None
         try:
-            return self._send(records)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError, Unreachable) as error:
+            with _translated("apply decisions"):
+                return self._send(records)
+        except Unreachable as error:
             raise JournalLost("apply decisions: the database did not answer") from error
 
     def close(self) -> None:
@@ -191,14 +205,16 @@ class Transactions:
         """Run `rows` and apply the decision in one transaction. Raises JournalLost, and whatever `rows` refuses with."""
         try:
             return self._once(record, rows)
-        except OperationalError:
+        except DBAPIError as error:
+            if not connect.lost(error):
+                raise
             return self._look_again(record, rows)
 
     def _once(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
         try:
             with self._engine.begin() as connection:
                 # Rows of the platform before the job's own: the order in which everybody locks.
-                more = rows(connection)
+                more = _run(rows, connection, record)
                 full = {**record, "facts": {**(record.get("facts") or {}), **(more or {})}}
                 answer = connection.execute(text("SELECT worker.apply(CAST(:d AS jsonb))"), {"d": json.dumps([full])}).scalar_one()
                 replies = _replies(answer)
@@ -210,6 +226,17 @@ class Transactions:
         except Fenced:
             # Raised above only to roll back what `rows` wrote.
             return None
+        except WorkerError:
+            raise
+        except Exception as error:
+            if connect.lost(error):
+                raise
+            # Rolled back for certain, so a bug costs an attempt and not the process. No trace, because the driver quotes values.
+            state = getattr(getattr(error, "orig", None), "pgcode", None)
+            log.error("rows broke", job=record["job"], step=record["name"], error=type(error).__name__, sqlstate=state)  # noqa: TRY400
+            raise Retryable(
+                f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
+            ) from error
 
     def _look_again(self, record: Record, rows: Callable[[Any], Facts | None]) -> Reply | None:
         """The connection broke, maybe after the commit: what is written decides whether `rows` runs again."""
@@ -226,8 +253,32 @@ class Transactions:
                     {key: record[key] for key in ("job", "direction", "position", "fence")},
                 ).one_or_none()
             return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
-        except OperationalError as error:
+        except DBAPIError as error:
+            if not connect.lost(error):
+                raise
             raise JournalLost("apply decision: the database did not answer") from error
+
+
+def _run(rows: Callable[[Any], Facts | None], connection: Connection, record: Record) -> Facts | None:
+    """A bug in what a step writes costs it an attempt, as one in its effect does, and not the whole process."""
+    try:
+        return rows(connection)
+    except WorkerError:
+        raise
+    except DBAPIError as error:
+        if connect.lost(error):
+            raise
+        # Without the trace, because the driver quotes the values of a statement.
+        cause, sqlstate = type(error.orig).__name__, getattr(error.orig, "pgcode", None)
+        log.error("rows refused", job=record["job"], step=record["name"], cause=cause, sqlstate=sqlstate)  # noqa: TRY400
+        raise _internal(record) from error
+    except Exception as error:
+        log.exception("rows broke", job=record["job"], step=record["name"])
+        raise _internal(record) from error
+
+
+def _internal(record: Record) -> Retryable:
+    return Retryable(f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal")
 
 
 def _replies(answer: Sequence[Any]) -> dict[str, Reply]:

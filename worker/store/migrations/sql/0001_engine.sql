@@ -98,7 +98,7 @@ COMMENT ON COLUMN worker.jobs.fence IS 'The subject''s fence at the claim: every
 CREATE UNIQUE INDEX jobs_idempotency ON worker.jobs (kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX jobs_live ON worker.jobs (kind, subject) WHERE state IN ('queued', 'running', 'waiting', 'blocked');
 CREATE INDEX jobs_ready ON worker.jobs (priority, run_at, seq) WHERE state IN ('queued', 'waiting') AND NOT parked;
-CREATE INDEX jobs_parked ON worker.jobs (subject, priority, seq) WHERE state = 'queued' AND parked;
+CREATE INDEX jobs_queued ON worker.jobs (subject, priority, seq) WHERE state = 'queued';
 CREATE INDEX jobs_subject ON worker.jobs (subject, seq);
 CREATE INDEX jobs_process ON worker.jobs (process_id) WHERE state = 'running';
 
@@ -457,20 +457,20 @@ DECLARE
     v_suspects uuid[];
     v_taken uuid[];
 BEGIN
-    -- A job whose processes died is a suspect, and no process holds two: otherwise one bad job takes its neighbours
-    -- along each time, and all of them end blocked for what it did.
+    -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
+    -- neighbours along each time, and all of them end blocked for what it did.
     IF p_ids IS NULL THEN
-        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 3), array_agg(c.id) FILTER (WHERE c.crashes >= 3) INTO v_found, v_suspects FROM (
             SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp() AND j.queue = ANY (p_queues)
-              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
+              AND (j.crashes < 3 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
             ORDER BY j.priority, j.run_at, j.seq LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     ELSE
-        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 2), array_agg(c.id) FILTER (WHERE c.crashes >= 2) INTO v_found, v_suspects FROM (
+        SELECT array_agg(c.id) FILTER (WHERE c.crashes < 3), array_agg(c.id) FILTER (WHERE c.crashes >= 3) INTO v_found, v_suspects FROM (
             SELECT j.id, j.crashes FROM worker.jobs j
             WHERE j.id = ANY (p_ids) AND j.state IN ('queued', 'waiting') AND NOT j.parked AND j.run_at <= clock_timestamp()
               AND j.queue = ANY (p_queues)
-              AND (j.crashes < 2 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 2))
+              AND (j.crashes < 3 OR NOT EXISTS (SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
             ORDER BY j.id LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
     END IF;
     v_found := coalesce(v_found, '{}') || v_suspects[1:1];
@@ -480,6 +480,10 @@ BEGIN
     -- The conditional upsert is the mutual exclusion: losers get no row, and no unique index is ever violated.
     WITH head AS MATERIALIZED (
         SELECT DISTINCT ON (j.subject) j.subject, j.id FROM worker.jobs j WHERE j.id = ANY (v_found)
+          -- Somebody may have the row of an older one locked for a moment: it was skipped above, and must not be overtaken.
+          AND (j.state = 'waiting' OR NOT EXISTS (
+              SELECT FROM worker.jobs o WHERE o.subject = j.subject AND o.state = 'queued' AND NOT o.parked
+                AND o.run_at <= clock_timestamp() AND (o.priority, o.seq) < (j.priority, j.seq)))
         ORDER BY j.subject, (j.state = 'waiting') DESC, j.priority, j.seq
     ), own AS (
         INSERT INTO worker.subjects AS s (key, fence, job_id) SELECT h.subject, 1, h.id FROM head h ORDER BY h.subject
@@ -538,8 +542,12 @@ BEGIN
             facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
     ), moved AS (
         UPDATE worker.jobs j SET
-            -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
-            state = CASE d.next WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
+            state = CASE d.next WHEN 'go' THEN 'running'
+                -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END
+                -- Who was superseded, cancelled or widened meanwhile does not block: the next claim sees to it.
+                WHEN 'block' THEN CASE WHEN j.woken OR j.superseded_by IS NOT NULL THEN 'waiting' ELSE 'blocked' END
+                ELSE 'waiting' END,
             process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
             direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
             error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
@@ -548,8 +556,10 @@ BEGIN
                          ELSE coalesce(d.job_error, j.error) END,
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false,
-            run_at = CASE WHEN d.next <> 'wait' THEN j.run_at
-                          WHEN j.woken OR j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+            run_at = CASE WHEN d.next NOT IN ('wait', 'block') THEN j.run_at
+                          -- Not by the request for a cancel itself, which stays with the job while it undoes and backs off.
+                          WHEN j.woken OR j.superseded_by IS NOT NULL THEN clock_timestamp()
+                          WHEN d.next = 'block' THEN j.run_at
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
@@ -587,6 +597,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
     v_crashes int;
+    v_hopeless boolean;
 BEGIN
     FOR v IN
         WITH dead AS MATERIALIZED (
@@ -594,21 +605,26 @@ BEGIN
             WHERE p.lease_until < clock_timestamp()
                -- After a server restart every session lock is free and means nothing: only the lease counts.
                OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
-                       SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
+                       SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+                       WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
-        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process FROM worker.jobs j JOIN dead d ON j.process_id = d.id
-        WHERE j.state = 'running' ORDER BY j.id LIMIT 500 FOR UPDATE OF j SKIP LOCKED
+        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
+               NOT j.woken AND j.superseded_by IS NULL AS may_block
+        FROM worker.jobs j JOIN dead d ON j.process_id = d.id
+        -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
+        WHERE j.state = 'running' ORDER BY j.subject LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
         -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
         v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
+        v_hopeless := v_crashes >= p_max_crashes AND v.may_block;
         -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
         UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
         UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
                run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second',
-               state = CASE WHEN v_crashes >= p_max_crashes THEN 'blocked' ELSE 'waiting' END,
-               waiting_for = CASE WHEN v_crashes >= p_max_crashes THEN 'the step kills its process again and again' END,
-               error = CASE WHEN v_crashes >= p_max_crashes THEN jsonb_build_object('code', 'crash_loop',
-                   'message', 'the process died ' || v_crashes || ' times during this step', 'hint', 'read the worker''s log, then retry the job',
+               state = CASE WHEN v_hopeless THEN 'blocked' ELSE 'waiting' END,
+               waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
+               error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
+                   'message', 'the process died ' || v_crashes || ' times during this step',
                    'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
         FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',
