@@ -113,6 +113,7 @@ class Intake:
                     self._take()
                 except Exception:
                     log.exception("look broke")
+        log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
         with self._guard:

@@ -19,8 +19,8 @@ def intend(connection: Connection, things: Iterable[Thing], *, backend: str, hos
 
 def found(connection: Connection, things: Collection[Thing], *, subject: str) -> None:
     """Mark what a listing shows as existing."""
-    seen = tuple_(ledger.c.kind, ledger.c.name).in_([(str(thing.kind), thing.name) for thing in things])
-    connection.execute(update(ledger).where(_present(subject), seen).values(state="exists"))
+    shown = tuple_(ledger.c.kind, ledger.c.name).in_([(str(thing.kind), thing.name) for thing in things])
+    connection.execute(update(ledger).where(_present(subject), shown).values(state="exists"))
 
 
 def close(connection: Connection, present: Collection[Thing], *, backend: str, host: str, subject: str) -> int:
@@ -40,6 +40,12 @@ def present(connection: Connection, subject: str) -> list[Thing]:
     """What the ledger says may exist for the subject."""
     rows = connection.execute(select(ledger.c.kind, ledger.c.name, ledger.c.job_id).where(_present(subject)).order_by(ledger.c.id))
     return [Thing(ThingKind(row.kind), row.name, subject.partition(":")[2], row.job_id) for row in rows]
+
+
+def seen(connection: Connection, subject: str) -> list[str]:
+    """Names of what a listing has shown for the subject, and none has shown absent since: of a mere intention nothing may exist."""
+    names = select(ledger.c.name).where(_present(subject), ledger.c.state == "exists").order_by(ledger.c.id)
+    return list(connection.execute(names).scalars())
 
 
 def _present(subject: str) -> ColumnElement[bool]:
