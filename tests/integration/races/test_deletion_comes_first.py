@@ -1,4 +1,4 @@
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from sqlalchemy import text
@@ -34,10 +34,13 @@ def test_a_deletion_that_was_stored_at_the_same_moment_ends_the_job_that_came_fi
 def test_a_deletion_ends_a_running_job_that_was_stored_after_it(database: Database) -> None:
     remember(database, KIND, GONE)
     subject = str(uuid4())
-    gone, made = ask(database, "toy.remove", subject), ask(database, "toy.make", subject)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    gone, made = ask(database, "toy.remove", subject, run_at=later), ask(database, "toy.make", subject)
     register = Register(database.url, name="test", pid=1, queues=[], lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="test")
     assert [job.id for job in claims.claim(["toy"], 8, [made])] == [made]
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.jobs SET run_at = now() WHERE id = :gone"), {"gone": gone})
     with database.engine.begin() as caller:
         caller.execute(text("SELECT FROM worker.jobs WHERE id = :made FOR UPDATE"), {"made": made})
         assert claims.claim(["toy"], 8) == []
