@@ -271,7 +271,7 @@ def _without_token(passage: Passage, world: World) -> Done:
 
     def rows(connection: Connection) -> None:
         tokens.revoke_all(connection, _id(passage))
-        ledger.close(connection, present, subject=passage.subject)
+        ledger.close(connection, present, backend=world.compute.name, host=world.compute.host, subject=passage.subject)
 
     return Done(rows=rows)
 
@@ -280,7 +280,7 @@ def _closing_ledger(passage: Passage, world: World) -> Done:
     present = world.compute.things(_id(passage))
 
     def rows(connection: Connection) -> None:
-        ledger.close(connection, present, subject=passage.subject)
+        ledger.close(connection, present, backend=world.compute.name, host=world.compute.host, subject=passage.subject)
 
     return Done(rows=rows)
 

@@ -170,6 +170,7 @@ def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(ter
     assert "hint:  compare the fingerprint" in failed.err
     shown = shell("workspaces", "show", ident)
     assert "failed" in shown.out.splitlines()[2]
+    assert "outside  nothing" in shown.out
     assert "why: failed to decrypt global secret" in shown.err
 
     shell("secrets", "set", "TOKEN", stdin="hunter2")

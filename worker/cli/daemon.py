@@ -27,6 +27,10 @@ _SHARED: Final = {
     "MOLECULE_WORKER_DOCKER_HOST_NAME": "docker_host",
     "MOLECULE_WORKER_NETWORK": "network",
     "MOLECULE_WORKER_RECEIVER_ADDR": "receiver_addr",
+    "PLATFORM_URL": "platform_url",
+    "MOLECULE_IMAGE_REGISTRY": "image_registry",
+    "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": "template_repo_prefix",
+    "MOLECULE_LOCAL_BUILD_CACHE": "build_cache",
 }
 
 
@@ -73,7 +77,7 @@ def up() -> int:
     with _ended_by_any_signal(), stack.reserved(own.state_dir):
         _refuse_taken(own)
         key = static_key(own).fingerprint()
-        shared = {name: str(getattr(own, field)) for name, field in _SHARED.items()}
+        shared = {name: str(value) for name, field in _SHARED.items() if (value := getattr(own, field)) is not None}
         with stack.start(own.state_dir, shared=shared, key=key) as found, _undisturbed_end():
             os.environ.update(found)
             if "REDIS_URL" not in found:

@@ -216,7 +216,7 @@ def _shown(connection: "Connection", ident: str) -> tuple[dict[str, Any], list[d
         **{name: getattr(found, name) for name in ("id", "name", "status", "runtime", "tier", "role", "parent_id", "url")},
         "org": (place.org or None) if place else None,
         "host": f"{place.backend}.{place.host}" if place else None,
-        "outside": [thing.name for thing in ledger.present(connection, subject)],
+        "outside": ledger.seen(connection, subject),
     }
     jobs = status.jobs(connection, state=None, failed=False, kind=None, subject=subject, most=10)
     kept = ("id", "kind", "state", "created_at")

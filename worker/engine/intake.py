@@ -27,7 +27,10 @@ class Claims(Protocol):
 
 
 class Intake:
-    """Claims for free slots only, so that a job never waits inside a process while another has room."""
+    """Claims for free slots only, so that a job never waits inside a process while another has room.
+
+    `on_lost` is called when a claim ended in any unforeseen way: a row may say `running` then, and nobody here drives it.
+    """
 
     def __init__(
         self,
@@ -37,12 +40,14 @@ class Intake:
         *,
         slots: int,
         poll_s: float,
+        on_lost: Callable[[], None],
     ) -> None:
         self._claims = claims
         self._run = run
         self._queues = queues
         self._slots = slots
         self._poll_s = poll_s
+        self._on_lost = on_lost
         self._free = BoundedSemaphore(slots)
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="job")
         self._wake = Event()
@@ -77,11 +82,7 @@ class Intake:
         if not self._free.acquire(blocking=False):
             self.wake()  # the slot that frees first looks for it
             return False
-        try:
-            claimed = self._claims.claim(self._queues(), 1, [job_id])
-        except Retryable:
-            claimed = []
-        if not claimed:
+        if not (claimed := self._claimed(1, [job_id])):
             self._free.release()
             return False
         self._hold(claimed[0])
@@ -95,10 +96,10 @@ class Intake:
     def close(self, *, within_s: float) -> bool:
         """Claim no more and wait for what runs, once; True when all of it reached a boundary in time."""
         self.drain()
-        # What the last look has claimed must still find a thread.
+        end = monotonic() + within_s
+        # What a claim on its way brings home still has to find a thread.
         self._thread.join(within_s)
         self._pool.shutdown(wait=False)
-        end = monotonic() + within_s
         got = sum(self._free.acquire(timeout=max(0.0, end - monotonic())) for _ in range(self._slots))
         return got == self._slots
 
@@ -112,6 +113,7 @@ class Intake:
                     self._take()
                 except Exception:
                     log.exception("look broke")
+        log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
         with self._guard:
@@ -125,18 +127,22 @@ class Intake:
         room = 0
         while room < self._slots and self._free.acquire(blocking=False):
             room += 1
-        claimed: list[Claimed] = []
-        try:
-            if room:
-                claimed = self._claims.claim(self._queues(), room)
-        except Retryable as error:
-            log.warning("claim failed", reason=error.message)
-        finally:
-            for _ in range(room - len(claimed)):
-                self._free.release()
+        claimed = self._claimed(room, None) if room else []
+        for _ in range(room - len(claimed)):
+            self._free.release()
         self._more = room == 0 or len(claimed) == room
         for job in claimed:
             self._pool.submit(self._hold, job)
+
+    def _claimed(self, most: int, ids: Sequence[str] | None) -> list[Claimed]:
+        try:
+            return self._claims.claim(self._queues(), most, ids)
+        except Retryable as error:
+            log.warning("claim failed", reason=error.message)
+        except Exception:
+            log.exception("claim broke")
+            self._on_lost()
+        return []
 
     def _hold(self, job: Claimed) -> None:
         try:

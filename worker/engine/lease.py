@@ -17,6 +17,8 @@ log = structlog.get_logger()
 
 #: An effect is not started in the last part of a lease, because it could not even begin before somebody else may.
 MARGIN_S = 0.5
+#: Seconds between two looks whether a late beat was answered.
+_LOOK_S = 0.05
 
 
 class Register(Protocol):
@@ -62,12 +64,18 @@ class Lease:
         self._thread.start()
 
     def valid(self) -> bool:
-        """Whether an effect may still be started: measured from when the last good beat was *sent*."""
-        return not self._ended.is_set() and monotonic() < self._sent + self._length_s - MARGIN_S
+        """Whether an effect may still be started. While a beat is late nobody knows, so this waits for its answer.
+
+        Because False is for good: a job that was given up by a process which then lives on would be nobody's.
+        """
+        while not self._fresh():
+            if self._ended.wait(_LOOK_S):
+                return False
+        return True
 
     def stopping(self, job_id: str) -> bool:
         """Whether a long effect of this job should come to its boundary: cancelled, superseded, leaving, or lost."""
-        return self.leaving() or job_id in self._stops or not self.valid()
+        return self.leaving() or job_id in self._stops or not self._fresh()
 
     def leaving(self) -> bool:
         """Whether jobs are given back at their next boundary."""
@@ -109,7 +117,15 @@ class Lease:
         except Retryable as error:
             # The session lock went with the connection, so whoever looks next takes our work: no second try.
             return error.message
+        except Exception:
+            # Also a database that has become read-only: without a beat this process is not alive, so it must not look so.
+            log.exception("beat broke")
+            return "a beat broke"
         return None
+
+    def _fresh(self) -> bool:
+        """Measured from when the last good beat was *sent*."""
+        return not self._ended.is_set() and monotonic() < self._sent + self._length_s - MARGIN_S
 
     def _end(self) -> bool:
         with self._guard:

@@ -6,15 +6,14 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-import psycopg2
 import structlog
 from sqlalchemy import Engine
 
 from worker.domain import Secret
 from worker.engine.drive import Record, Reply
 from worker.engine.machine import Facts
-from worker.errors import JournalLost, WorkerError
-from worker.store.jobs import Applier, Transactions
+from worker.errors import JournalLost, Retryable
+from worker.store.jobs import Applier, Locked, Transactions
 
 log = structlog.get_logger()
 
@@ -40,11 +39,14 @@ class Journal:
         self._thread.start()
 
     def apply(self, record: Record) -> Reply | None:
-        """Write one decision together with whatever else is ready. Raises JournalLost."""
+        """Write one decision together with whatever else is ready. Raises JournalLost, and Retryable for one that is refused."""
         future: Future[Reply | None] = Future()
         self._queue.put((record, future))
         try:
             return future.result(self._answer_s)
+        except Locked:
+            # A caller that enqueued for this subject has not committed yet: wait for it in this job's own thread.
+            return self._transactions.apply_with(record, lambda _: None)
         except TimeoutError as error:
             raise JournalLost("apply decision: no answer in time") from error
 
@@ -77,21 +79,27 @@ class Journal:
             replies = self._applier.send([record for record, _ in batch])
         except JournalLost as error:
             _fail(batch, error)
-        except psycopg2.Error as error:
+        except Exception as error:  # noqa: BLE001  because this thread must outlive whatever a record holds
             # One bad record must not take its neighbours along: each alone, and the bad one is told.
             if len(batch) > 1:
                 for entry in batch:
                     self._write([entry])
                 return
+            if isinstance(error, Locked):
+                _fail(batch, error)
+                return
             job, step = batch[0][0]["job"], batch[0][0]["name"]
             # Without the trace, because the driver quotes the values of a statement.
-            log.error("decision refused", sqlstate=error.pgcode, job=job, step=step)  # noqa: TRY400
-            _fail(batch, JournalLost("apply decision: the database refused it", hint="the worker's log names the SQLSTATE"))
+            what, state = type(error).__name__, getattr(error, "pgcode", None)
+            log.error("decision refused", error=what, sqlstate=state, job=job, step=step)  # noqa: TRY400
+            # It was not written, for certain: the step has failed, and neither its process nor its neighbours.
+            hint = "the worker's log names the SQLSTATE"
+            _fail(batch, Retryable("apply decision: the database refused it", hint=hint, code="decision_refused"))
         else:
             for record, future in batch:
                 future.set_result(replies.get(str(record["job"])))
 
 
-def _fail(batch: Sequence[_Entry], error: WorkerError) -> None:
+def _fail(batch: Sequence[_Entry], error: Exception) -> None:
     for _, future in batch:
         future.set_exception(error)

@@ -277,7 +277,10 @@ BEGIN
     SELECT p.org, p.backend || '.' || p.host INTO org, queue FROM worker.placements p
         WHERE p_kind.subject_prefix = 'workspace:' AND p.workspace_id = (p_args ->> p_kind.subject_arg)::uuid;
     IF NOT FOUND THEN
-        SELECT i.default_org, i.default_backend || '.' || i.default_host INTO org, queue FROM worker.installation i;
+        -- Nobody placed it: it is where the ledger says, because the default may be another host by now.
+        SELECT i.default_org, coalesce(l.place, i.default_backend || '.' || i.default_host) INTO org, queue FROM worker.installation i
+            LEFT JOIN LATERAL (SELECT e.backend || '.' || e.host AS place FROM worker.ledger e WHERE e.state <> 'gone'
+                AND e.subject = p_kind.subject_prefix || (p_args ->> p_kind.subject_arg) ORDER BY e.id DESC LIMIT 1) AS l ON true;
     END IF;
     queue := coalesce(p_kind.queue, queue);
 END $$;
@@ -456,6 +459,7 @@ DECLARE
     v_found uuid[];
     v_suspects uuid[];
     v_taken uuid[];
+    v record;
 BEGIN
     -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
     -- neighbours along each time, and all of them end blocked for what it did.
@@ -497,11 +501,28 @@ BEGIN
         FROM own WHERE j.id = own.job_id RETURNING j.id
     )
     SELECT array_agg(won.id) INTO v_taken FROM won;
+    -- A job that supersedes ends who holds its subject, also one that was stored later or at the same moment and came first.
+    -- A holder whose row is locked is asked again at the next look, never waited for: it may be waiting for the subject's row.
+    FOR v IN
+        SELECT h.id, h.state, j.id AS taker, j.kind, h.steps[h.position + 1] AS step FROM worker.jobs j
+        JOIN worker.kinds k ON k.kind = j.kind AND k.supersedes
+        JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id
+        JOIN worker.jobs h ON h.id = s.job_id AND h.superseded_by IS NULL AND h.kind <> j.kind
+        WHERE j.id = ANY (v_found) FOR UPDATE OF h SKIP LOCKED
+    LOOP
+        INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'superseded', jsonb_build_object('by', v.taker));
+        IF v.state = 'running' THEN
+            UPDATE worker.jobs j SET superseded_by = v.taker WHERE j.id = v.id;
+        ELSE
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(v.kind, v.step), v.taker);
+        END IF;
+    END LOOP;
     -- Whoever lost its subject leaves the ready index until the holder rests. The upsert above locked the subject's row
     -- even where it changed nothing, so a holder that is about to rest cannot miss what is parked here.
     UPDATE worker.jobs j SET parked = true
     WHERE j.id = ANY (v_found) AND j.state = 'queued' AND NOT j.id = ANY (coalesce(v_taken, '{}'))
-      AND EXISTS (SELECT FROM worker.subjects s WHERE s.key = j.subject AND s.job_id IS NOT NULL AND s.job_id <> j.id);
+      AND EXISTS (SELECT FROM worker.subjects s JOIN worker.jobs h ON h.id = s.job_id WHERE s.key = j.subject AND s.job_id <> j.id
+          AND (h.superseded_by IS NOT NULL OR NOT EXISTS (SELECT FROM worker.kinds k WHERE k.kind = j.kind AND k.kind <> h.kind AND k.supersedes)));
     RETURN QUERY
         SELECT j.id, j.kind, j.subject, j.args, j.steps, j.only_forward, j.direction, j.position::int, j.attempt, j.fence, j.claims,
                CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
@@ -542,8 +563,12 @@ BEGIN
             facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
     ), moved AS (
         UPDATE worker.jobs j SET
-            -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
-            state = CASE d.next WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END WHEN 'block' THEN 'blocked' WHEN 'wait' THEN 'waiting' ELSE 'running' END,
+            state = CASE d.next WHEN 'go' THEN 'running'
+                -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END
+                -- Who was superseded, cancelled or widened meanwhile does not block: the next claim sees to it.
+                WHEN 'block' THEN CASE WHEN j.woken OR j.superseded_by IS NOT NULL THEN 'waiting' ELSE 'blocked' END
+                ELSE 'waiting' END,
             process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
             direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
             error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
@@ -552,8 +577,10 @@ BEGIN
                          ELSE coalesce(d.job_error, j.error) END,
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false,
-            run_at = CASE WHEN d.next <> 'wait' THEN j.run_at
-                          WHEN j.woken OR j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL THEN clock_timestamp()
+            run_at = CASE WHEN d.next NOT IN ('wait', 'block') THEN j.run_at
+                          -- Not by the request for a cancel itself, which stays with the job while it undoes and backs off.
+                          WHEN j.woken OR j.superseded_by IS NOT NULL THEN clock_timestamp()
+                          WHEN d.next = 'block' THEN j.run_at
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
@@ -591,6 +618,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v record;
     v_crashes int;
+    v_hopeless boolean;
 BEGIN
     FOR v IN
         WITH dead AS MATERIALIZED (
@@ -598,21 +626,26 @@ BEGIN
             WHERE p.lease_until < clock_timestamp()
                -- After a server restart every session lock is free and means nothing: only the lease counts.
                OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
-                       SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
+                       SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+                       WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
-        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process FROM worker.jobs j JOIN dead d ON j.process_id = d.id
-        WHERE j.state = 'running' ORDER BY j.id LIMIT 500 FOR UPDATE OF j SKIP LOCKED
+        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
+               NOT j.woken AND j.superseded_by IS NULL AS may_block
+        FROM worker.jobs j JOIN dead d ON j.process_id = d.id
+        -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
+        WHERE j.state = 'running' ORDER BY j.subject LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
         -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
         v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
+        v_hopeless := v_crashes >= p_max_crashes AND v.may_block;
         -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
         UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
         UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
                run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second',
-               state = CASE WHEN v_crashes >= p_max_crashes THEN 'blocked' ELSE 'waiting' END,
-               waiting_for = CASE WHEN v_crashes >= p_max_crashes THEN 'the step kills its process again and again' END,
-               error = CASE WHEN v_crashes >= p_max_crashes THEN jsonb_build_object('code', 'crash_loop',
-                   'message', 'the process died ' || v_crashes || ' times during this step', 'hint', 'read the worker''s log, then retry the job',
+               state = CASE WHEN v_hopeless THEN 'blocked' ELSE 'waiting' END,
+               waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
+               error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
+                   'message', 'the process died ' || v_crashes || ' times during this step',
                    'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
         FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',
