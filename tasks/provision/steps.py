@@ -57,7 +57,10 @@ def mark_failed(passage: Passage, _world: World) -> Done:
     missing = error.get("missing") or ()
 
     def rows(connection: Connection) -> None:
-        workspaces.mark_failed(connection, _id(passage), str(error.get("message") or "provisioning failed"), missing)
+        # From the admission on only this job's own agent could register, maybe in the moment in which it was given up.
+        admitted = "admit" in passage.facts
+        shown = str(error.get("message") or "provisioning failed")
+        workspaces.mark_failed(connection, _id(passage), shown, missing, registered=admitted)
 
     return Done(rows=rows)
 
