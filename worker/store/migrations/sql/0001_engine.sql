@@ -424,7 +424,9 @@ BEGIN
         DELETE FROM worker.steps s WHERE s.job_id = v.id AND s.status = 'waiting';
         UPDATE worker.jobs SET state = 'waiting' WHERE id = v.id;
     END IF;
-    UPDATE worker.jobs SET attempt = 0, crashes = 0, cancel_requested_at = NULL, waiting_for = NULL, rung_at = NULL,
+    UPDATE worker.jobs SET attempt = 0, crashes = 0, waiting_for = NULL, rung_at = NULL,
+           -- A job that undoes because it was cancelled stays cancelled, and still says why.
+           cancel_requested_at = CASE WHEN direction = 'back' THEN cancel_requested_at END,
            error = CASE WHEN direction = 'back' THEN error END, run_at = clock_timestamp() WHERE id = v.id;
     INSERT INTO worker.job_events (job_id, what, actor, detail) VALUES (v.id, 'retried', retry.requested_by, v.error);
     PERFORM worker.announce(v.id, 'queued');
