@@ -33,7 +33,7 @@ def _default_build_cache() -> Path:
     return Path(base) / "molecule" / "workspace-template-build"
 
 
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
 
 

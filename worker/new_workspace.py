@@ -20,10 +20,11 @@ _PATH_LIMIT: Final = 4096
 _BANNED: Final = frozenset("{}[]|>*&!")
 #: Control, surrogate, line and paragraph separator: what ends a line somewhere, or cannot be stored at all.
 _BANNED_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-#: The platform's list, and /run (the engine's socket) and the other libraries, which are the same thing by another name.
+#: The platform's list; /root, because an entry point that chowns its workspace would take it; /run (the engine's socket) and the
+#: other libraries, which are the same thing by another name.
 _SYSTEM_FOLDERS: Final = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64"),
-    *("/proc", "/run", "/sbin", "/sys", "/usr", "/var"),
+    *("/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var"),
 )
 
 

@@ -133,5 +133,6 @@ def _end_leftover(state_dir: Path) -> None:
     if not isinstance(pid, int):
         return
     with suppress(OSError):
-        if str(state_dir).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        # By its working folder, because Redis writes over its own command line.
+        if Path(f"/proc/{pid}/cwd").resolve() == (state_dir / "redis").resolve():
             os.kill(pid, signal.SIGTERM)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from tests.conftest import Database
 from tests.toys import Stage, ask, process, remember, state, status, toy_kind
@@ -495,3 +496,25 @@ def test_a_retried_undo_of_a_cancelled_job_still_ends_cancelled_and_knows_why(da
         ends(database, job, "cancelled")
 
     assert told[0]["code"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("run_at => 'infinity'", "run_at must be a moment"), ("traceparent => 'junk'", "traceparent is not one of W3C Trace Context")],
+)
+def test_what_could_never_run_or_be_traced_is_refused_before_it_is_stored(database: Database, asked: str, words: str) -> None:
+    remember(database, KIND)
+    enqueue = f"SELECT worker.enqueue('toy.make', jsonb_build_object('id', gen_random_uuid()), {asked})"
+    with pytest.raises(DBAPIError, match=words) as refused, database.engine.begin() as connection:
+        connection.execute(text(enqueue))
+
+    assert getattr(refused.value.orig, "pgcode", None) == "22023"
+
+
+def test_a_failed_job_shows_the_step_that_failed_and_not_the_last_undone(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    stage.script["s2"] = refuse
+    with process(database, stage, KIND):
+        ended = ends(database, ask(database), "failed")
+
+    assert ended["step"] == "s2"

@@ -203,6 +203,8 @@ def test_a_bound_directory_must_exist_and_is_never_made_by_the_engine() -> None:
         "/etc",
         "/etc/",
         "/etc/ssh",
+        "/root",
+        "/root/work",
         "/./etc",
         "/var/run",
         "/run/docker.sock",

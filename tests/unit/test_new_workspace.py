@@ -45,7 +45,7 @@ def test_a_proper_wish_passes(fields: dict[str, Any]) -> None:
             for bad in (
                 *("relative", "~/x", "/", "//", "/.", "/home/../etc", "/home/..", "/home/a:rw", "/home/a\nb", "/" + "a" * 4096),
                 *("/etc", "/etc/", "//etc", "/./etc/ssh", "/var/lib/docker", "/proc/1", "/sys", "/dev/sda", "/boot", "/sbin"),
-                *("/bin", "/lib", "/usr/local", "/run/docker.sock", "/lib64"),
+                *("/root", "/root/work", "/bin", "/lib", "/usr/local", "/run/docker.sock", "/lib64"),
             )
         ),
     ],

@@ -9,8 +9,9 @@ from worker.domain import WorkspaceSpec
 from worker.errors import Refused
 
 _FORBIDDEN: Final = ("/etc", "/var", "/proc", "/sys", "/dev", "/boot", "/sbin", "/bin", "/lib", "/usr")
-#: beyond the platform's own list: /var/run is a link to /run, where the engine's socket is, and the rest belongs to the system too
-_FORBIDDEN_TOO: Final = ("/run", "/lib32", "/lib64", "/libx32")
+#: Beyond the platform's own list: an entry point that chowns its workspace would take root's home, /var/run is a link to /run,
+#: where the engine's socket is, and the rest belongs to the system too.
+_FORBIDDEN_TOO: Final = ("/root", "/run", "/lib32", "/lib64", "/libx32")
 _ACCESS: Final = ("", "none", "read_only", "read_write")
 
 

@@ -335,6 +335,12 @@ BEGIN
         RAISE EXCEPTION 'enqueue %: idempotency_key, requested_by and traceparent hold 1 to 200 characters', v_kind.kind
             USING ERRCODE = '22023', HINT = 'shorten what is longer; leave out what is empty';
     END IF;
+    IF NOT isfinite(enqueue.run_at) THEN
+        RAISE EXCEPTION 'enqueue %: run_at must be a moment', v_kind.kind USING ERRCODE = '22023';
+    END IF;
+    IF enqueue.traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' THEN
+        RAISE EXCEPTION 'enqueue %: traceparent is not one of W3C Trace Context', v_kind.kind USING ERRCODE = '22023';
+    END IF;
     v_args := worker.checked_args(v_kind, enqueue.args);
     v_subject := v_kind.subject_prefix || coalesce(v_args ->> v_kind.subject_arg, '');
     FOR i IN 1..5 LOOP
@@ -678,8 +684,9 @@ $$;
 
 CREATE VIEW worker.job_status AS
 SELECT j.id, j.kind, j.subject, j.state,
-       j.steps[1 + coalesce(CASE j.direction
-           WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1) ELSE j.position END, 0)] AS step,
+       -- What failed is the step that a person asks about, and not the last one that was undone.
+       CASE WHEN j.state IN ('failed', 'cancelled') AND j.error ? 'step' THEN j.error ->> 'step' ELSE j.steps[1 + coalesce(CASE j.direction
+           WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1) ELSE j.position END, 0)] END AS step,
        j.direction, j.attempt, j.requested_by, j.priority, j.run_at,
        jsonb_build_object('done', coalesce(done.n, 0), 'total', cardinality(j.steps),
            'fraction', round(coalesce(done.n, 0)::numeric / cardinality(j.steps), 3), 'eta_seconds', NULL, 'rate_per_second', NULL) AS progress,
