@@ -21,6 +21,8 @@ def conf(settings: Settings) -> dict[str, Any]:
         # On receipt, because the row and not the message is what must not be lost.
         "task_acks_late": False,
         "worker_prefetch_multiplier": 1,
+        # Most of the work is waiting; and a forked child would share its parent's connections and identity.
+        "worker_pool": "threads",
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_send_task_events": False,

@@ -4,6 +4,7 @@ A message is a doorbell and carries one id. The job's row says everything else, 
 late changes nothing but the moment at which somebody looks.
 """
 
+import os
 import signal
 import warnings
 from time import monotonic
@@ -38,6 +39,8 @@ class WorkerApp(Celery):
 
     kinds: dict[str, Kind]
     runtime: Runtime | None
+    #: the process whose runtime it is: in a fork of it every connection would be shared
+    home: int
     #: a parent of ours decides when this process stops
     supervised: bool
 
@@ -45,6 +48,7 @@ class WorkerApp(Celery):
         super().__init__(*args, **kwargs)
         self.kinds = {}
         self.runtime = None
+        self.home = 0
         self.supervised = False
 
     def add_kind(self, kind: Kind) -> None:
@@ -56,7 +60,7 @@ class WorkerApp(Celery):
 def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
     """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
     runtime, kind = app.runtime, app.kinds[self.name]
-    if runtime is None:
+    if runtime is None or app.home != os.getpid():
         log.warning("doorbell without a runtime", kind=self.name)
         return
     ident = job if job is not None else subject_id
@@ -82,6 +86,7 @@ def begin(**seams: Any) -> None:
     So a start that failed ends the process, and the parent tries again.
     """
     app.loader.import_default_modules()
+    app.home = os.getpid()
     try:
         app.runtime = Runtime.start(environment.load(), app.kinds, assemble, **seams)
     except WorkerError as error:

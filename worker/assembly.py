@@ -8,7 +8,7 @@ from threading import Event, Thread
 import docker
 import structlog
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Settings, runtimes
 from worker.backends.docker import DockerCompute
@@ -148,8 +148,8 @@ def _serve(engine: Engine, process_id: int, queues: list[str]) -> None:
     try:
         with engine.begin() as connection:
             processes.serve(connection, process_id, queues)
-    except DBAPIError as error:
-        log.warning("queues not recorded", queues=queues, reason=type(error.orig).__name__)
+    except SQLAlchemyError as error:
+        log.warning("queues not recorded", queues=queues, reason=type(error).__name__)
 
 
 def _images(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> Images:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from worker.domain import Presence, ThingKind, WorkspaceId
 from worker.engine.machine import Done, NotYet, Passage
-from worker.errors import Refused, Retryable
+from worker.errors import Misconfigured, Refused, Retryable
 from worker.store import ledger, workspaces
 from worker.world import World
 
@@ -71,7 +71,14 @@ def prove_absence(passage: Passage, world: World) -> Done:
     world.cache.clear(_id(passage))
 
     def rows(connection: Connection) -> Mapping[str, Any]:
-        return {"left": ledger.close(connection, left, subject=passage.subject)}
+        here = world.compute
+        if ledger.close(connection, left, backend=here.name, host=here.host, subject=passage.subject):
+            raise Misconfigured(
+                "prove absence: the ledger has things of this workspace on another host",
+                hint="run a worker for that host and delete it again",
+                code="wrong_host",
+            )
+        return {"left": 0}
 
     return Done(rows=rows)
 

@@ -57,7 +57,10 @@ def mark_failed(passage: Passage, _world: World) -> Done:
     missing = error.get("missing") or ()
 
     def rows(connection: Connection) -> None:
-        workspaces.mark_failed(connection, _id(passage), str(error.get("message") or "provisioning failed"), missing)
+        # From the admission on only this job's own agent could register, maybe in the moment in which it was given up.
+        admitted = "admit" in passage.facts
+        shown = str(error.get("message") or "provisioning failed")
+        workspaces.mark_failed(connection, _id(passage), shown, missing, registered=admitted)
 
     return Done(rows=rows)
 
@@ -268,7 +271,7 @@ def _without_token(passage: Passage, world: World) -> Done:
 
     def rows(connection: Connection) -> None:
         tokens.revoke_all(connection, _id(passage))
-        ledger.close(connection, present, subject=passage.subject)
+        ledger.close(connection, present, backend=world.compute.name, host=world.compute.host, subject=passage.subject)
 
     return Done(rows=rows)
 
@@ -277,7 +280,7 @@ def _closing_ledger(passage: Passage, world: World) -> Done:
     present = world.compute.things(_id(passage))
 
     def rows(connection: Connection) -> None:
-        ledger.close(connection, present, subject=passage.subject)
+        ledger.close(connection, present, backend=world.compute.name, host=world.compute.host, subject=passage.subject)
 
     return Done(rows=rows)
 

@@ -41,3 +41,13 @@ def test_another_revision_is_refused(database: Database, stored: str, said: str)
             connection.execute(text("DELETE FROM worker.alembic_version"))
     with database.engine.connect() as connection, pytest.raises(Misconfigured, match=said):
         refuse_other(connection)
+
+
+def test_sessions_see_what_others_commit_and_never_sit_in_a_transaction_for_ever(database: Database) -> None:
+    with database.engine.connect() as connection:
+        shown = {
+            name: connection.execute(text(f"SHOW {name}")).scalar_one()
+            for name in ("transaction_isolation", "idle_in_transaction_session_timeout")
+        }
+
+    assert shown == {"transaction_isolation": "read committed", "idle_in_transaction_session_timeout": "1min"}

@@ -470,3 +470,28 @@ def test_a_bug_in_the_rows_of_a_step_costs_an_attempt_and_not_the_process(databa
     assert (refused["error"]["code"], refused["error"]["step"]) == ("internal", "s2")
     assert stage.calls.count("s1") == 3 + 1
     assert not left.is_set()
+
+
+def test_a_retried_undo_of_a_cancelled_job_still_ends_cancelled_and_knows_why(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    told: list[Any] = []
+    stage.script["s1"] = lambda _: NotYet("long", timedelta(hours=1))
+
+    def undo(passage: Passage) -> Any:
+        told.append(passage.error)
+        if len(told) == 1:
+            return Blocked("a person must look")
+        return Done()
+
+    stage.script["undo s1"] = undo
+    with process(database, stage, KIND):
+        job = ask(database)
+        ends(database, job, "waiting")
+        with database.engine.begin() as connection:
+            requests.cancel(connection, job, "wrong one", requested_by="test")
+        ends(database, job, "blocked")
+        with database.engine.begin() as connection:
+            requests.retry(connection, job, requested_by="test")
+        ends(database, job, "cancelled")
+
+    assert told[0]["code"] == "cancelled"

@@ -324,3 +324,21 @@ def test_a_job_belongs_to_its_workspaces_organisation_and_host(setting: Setting,
         row = connection.execute(text("SELECT org, queue FROM worker.jobs WHERE id = :id"), {"id": job}).one()
 
     assert (row.org, row.queue) == ("acme", "memory.local")
+
+
+def test_an_agent_that_registers_while_it_is_given_up_does_not_stay_online(setting: Setting, workspace: WorkspaceId) -> None:
+    destroy = setting.compute.destroy
+
+    class Late(MemoryCompute):
+        """A host on which the agent registers in the last moment."""
+
+        def destroy(self, workspace_id: str) -> None:
+            set_columns(setting.database, workspace, status="online")
+            destroy(workspace_id)
+
+    hasty = runtimes().model_copy(update={"default_deadline_s": 0.5})
+    late = Late(path=setting.compute.world.path, installation="here")
+    setting.run("workspace.provision", workspace, "failed", compute=late, runtimes=hasty)
+
+    assert row_of(setting.database, workspace).status == WorkspaceStatus.FAILED
+    assert kinds_of(setting, workspace)[-1] == "WORKSPACE_PROVISION_FAILED"

@@ -15,12 +15,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import signals
 
@@ -41,6 +41,14 @@ LINGER = "linger"
 _HELD_S = 60.0
 
 
+class Where(NamedTuple):
+    """A step of a job, on its way forward or back."""
+
+    job: str
+    direction: str
+    step: str
+
+
 class Script:
     """The wishes of one folder, and the ledger beside them."""
 
@@ -54,19 +62,24 @@ class Script:
         os.write(ledger, line.encode())
         os.close(ledger)
 
-    def reached(self, job: str, direction: str, step: str, moment: str) -> None:
-        """Do here what was wished for here."""
-        spot = f"{job}.{direction}.{step}.{moment}"
-        self.note("reached", job=job, direction=direction, step=step, moment=moment)
+    def reached(self, where: Where, moment: str, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Do here what was wished for here. `stopping` is the step's own question."""
+        spot = ".".join([*where, moment])
+        self.note("reached", **where._asdict(), moment=moment)
         if self._granted(spot, "kill"):
-            self.note("killed", job=job, spot=f"{direction}.{step}.{moment}")
             os.kill(os.getpid(), signal.SIGKILL)
         if self._granted(spot, "hold"):
-            end = monotonic() + _HELD_S
-            while not (self._folder / f"{spot}.release").exists() and monotonic() < end:
-                Event().wait(0.01)
+            self._hold(where.job, self._folder / f"{spot}.release", stopping)
         if self._granted(spot, "refuse"):
             raise Refused("act as told: refused", hint="", code="as_told")
+
+    def _hold(self, job: str, release: Path, stopping: Callable[[], bool]) -> None:
+        end, told = monotonic() + _HELD_S, False
+        while not release.exists() and monotonic() < end:
+            if stopping() and not told:
+                told = True
+                self.note("told to stop", job=job)
+            Event().wait(0.01)
 
     def leave(self) -> None:
         """What a process does that lost its right to work."""
@@ -94,27 +107,27 @@ class Script:
 
     def _wrap_effect(self, step: str, effect: Effect) -> Effect:
         def followed(passage: Passage, world: Any) -> Done | NotYet | Blocked:
-            where = {"job": passage.id, "direction": str(passage.direction), "step": step}
-            self.reached(**where, moment="before")
-            self.note("enter", **where, subject=passage.subject)
+            where = Where(passage.id, str(passage.direction), step)
+            self.reached(where, "before", passage.stopping)
+            self.note("enter", **where._asdict(), subject=passage.subject)
             result: Done | NotYet | Blocked | None = None
             try:
                 result = effect(passage, world)
             finally:
-                self.note("leave", **where, subject=passage.subject, done=isinstance(result, Done))
-            self.reached(**where, moment="after")
+                self.note("leave", **where._asdict(), subject=passage.subject, done=isinstance(result, Done))
+            self.reached(where, "after", passage.stopping)
             return self._wrap_rows(result, where) if isinstance(result, Done) else result
 
         return followed
 
-    def _wrap_rows(self, result: Done, where: Mapping[str, str]) -> Done:
+    def _wrap_rows(self, result: Done, where: Where) -> Done:
         rows = result.rows
         if rows is None:
             return result
 
         def followed(connection: Any) -> Facts | None:
             learned = rows(connection)
-            self.reached(**where, moment="rows")
+            self.reached(where, "rows")
             return learned
 
         return Done(result.facts, followed)
@@ -136,10 +149,10 @@ class FollowedJournal:
         return self._followed(record, self._own.apply_with(record, rows))
 
     def _followed(self, record: Record, reply: Reply | None) -> Reply | None:
-        where = {"job": str(record["job"]), "direction": str(record["direction"]), "step": str(record["name"])}
-        self._script.note("refused" if reply is None else "applied", **where, fence=record["fence"])
+        where = Where(str(record["job"]), str(record["direction"]), str(record["name"]))
+        self._script.note("refused" if reply is None else "applied", **where._asdict(), fence=record["fence"])
         if reply is not None:
-            self._script.reached(**where, moment="committed")
+            self._script.reached(where, "committed")
         return reply
 
 

@@ -25,7 +25,7 @@ def test_asked_once_the_daemon_commits_the_running_step_gives_the_job_back_and_l
     until(lambda: small.granted(job, SPOT, "hold"))
     small.signal(signal.SIGTERM)
     late, unclaimed = small.create()
-    until(lambda: any("drain begun" in line for line in small.said()), what="the worker was told")
+    until(lambda: small.lines("told to stop", job), what="the step knows that it should come to an end")
     small.release(job, SPOT)
     assert small.ended() == 0
 
@@ -47,7 +47,7 @@ def test_asked_twice_the_daemon_leaves_now_and_the_next_one_takes_over(small: Ho
     workspace, job = small.create((SPOT, "hold"))
     until(lambda: small.granted(job, SPOT, "hold"))
     small.signal(signal.SIGTERM)
-    until(lambda: any("drain begun" in line for line in small.said()), what="the worker was told")
+    until(lambda: small.lines("told to stop", job), what="the step knows that it should come to an end")
     small.signal(signal.SIGTERM)
     assert small.ended(within=5.0) == 1
     assert small.value("SELECT state FROM worker.jobs WHERE id = :j", j=job) == "running"

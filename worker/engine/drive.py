@@ -107,6 +107,8 @@ def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal
         elif walk.unknown is not None:
             decision = Wait(None, walk.attempt, walk.unknown["message"], walk.unknown)
         elif walk.stop == "cancelled" and walk.turns():
+            # The row has the reason already; what undoes is told that there is one.
+            walk = replace(walk, error=walk.error or {"code": "cancelled", "message": "cancelled"})
             decision = turn_back(replace(walk.situation(), cancelled=True), None, done=False)
         else:
             result = _act(walk, world, tenure, bound)

@@ -96,10 +96,10 @@ class Intake:
     def close(self, *, within_s: float) -> bool:
         """Claim no more and wait for what runs, once; True when all of it reached a boundary in time."""
         self.drain()
-        # What the last look has claimed must still find a thread.
+        end = monotonic() + within_s
+        # What a claim on its way brings home still has to find a thread.
         self._thread.join(within_s)
         self._pool.shutdown(wait=False)
-        end = monotonic() + within_s
         got = sum(self._free.acquire(timeout=max(0.0, end - monotonic())) for _ in range(self._slots))
         return got == self._slots
 

@@ -21,6 +21,13 @@ _KEEPALIVE = {
     "tcp_user_timeout": "10000",
     "connect_timeout": "5",
 }
+#: The same from the server's side, and the isolation that the engine's functions are written for: each of their statements
+#: must see what others committed meanwhile. Milliseconds.
+_SESSION = (
+    "-c idle_in_transaction_session_timeout=60000 -c client_connection_check_interval=5000 "
+    "-c default_transaction_isolation=read\\ committed"
+)
+_DEFAULTS = {**_KEEPALIVE, "options": _SESSION}
 
 #: Part of libpq's or the server's own text → (reason, hint). The texts themselves name users and hosts and are not passed on;
 #: one in another language falls through to the last row.
@@ -85,14 +92,14 @@ def open_engine(url: Secret, *, name: str, size: int = 4) -> Engine:
         pool_pre_ping=True,
         pool_timeout=10,
         hide_parameters=True,
-        connect_args={**_KEEPALIVE, "application_name": f"molecule-worker {name}"[:63]},
+        connect_args={**_DEFAULTS, "application_name": f"molecule-worker {name}"[:63]},
     )
 
 
 def open_raw(url: Secret, *, name: str) -> RawConnection:
     """One autocommit connection, held by one thread. Raises Unreachable."""
     address = parse(url)
-    arguments = {**_KEEPALIVE, **address.translate_connect_args(username="user", database="dbname"), **address.query}
+    arguments = {**_DEFAULTS, **address.translate_connect_args(username="user", database="dbname"), **address.query}
     try:
         connection: RawConnection = psycopg2.connect(**arguments, application_name=f"molecule-worker {name}"[:63])
     except psycopg2.OperationalError as error:

@@ -14,8 +14,9 @@ from typing import Any
 
 import psycopg2
 import structlog
+from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from worker.domain import Secret
@@ -32,6 +33,12 @@ NAMESPACE = 0x6D7701
 MAX_CRASHES = 5
 #: Milliseconds that a hot statement may take before its connection is given up.
 _STATEMENT_MS = 10_000
+#: Milliseconds that a batch waits for rows which somebody else has locked.
+_LOCK_MS = 50
+
+
+class Locked(Exception):
+    """A caller's open transaction holds a row: each decision must wait for its own, and none for another's."""
 
 
 @contextmanager
@@ -166,10 +173,12 @@ class Applier:
 
         A lost connection is tried once more: a decision that was in fact taken is either written again to the same
         effect (its fence still holds) or is no longer running and so is refused. Raises JournalLost when that fails, too,
-        and psycopg2.Error for a record that the database refuses.
+        Locked when a row is held by somebody else, and psycopg2.Error for a record that the database refuses.
         """
         try:
             return self._send(records)
+        except LockNotAvailable as error:
+            raise Locked from error
         except (psycopg2.Error, Unreachable) as error:
             if not isinstance(error, Unreachable) and not connect.lost(error):
                 raise
@@ -190,6 +199,7 @@ class Applier:
             self._connection = connect.open_raw(self._url, name=f"journal {self._name}")
             with self._connection.cursor() as cursor:
                 cursor.execute("SET statement_timeout = %s", (_STATEMENT_MS,))
+                cursor.execute("SET lock_timeout = %s", (_LOCK_MS,))
         with self._connection.cursor() as cursor:
             cursor.execute("SELECT worker.apply(%s::jsonb)", (json.dumps(records),))
             return _replies(_one(cursor)[0])
@@ -214,7 +224,7 @@ class Transactions:
         try:
             with self._engine.begin() as connection:
                 # Rows of the platform before the job's own: the order in which everybody locks.
-                more = _run(rows, connection, record)
+                more = rows(connection)
                 full = {**record, "facts": {**(record.get("facts") or {}), **(more or {})}}
                 answer = connection.execute(text("SELECT worker.apply(CAST(:d AS jsonb))"), {"d": json.dumps([full])}).scalar_one()
                 replies = _replies(answer)
@@ -231,9 +241,8 @@ class Transactions:
         except Exception as error:
             if connect.lost(error):
                 raise
-            # Rolled back for certain, so a bug costs an attempt and not the process. No trace, because the driver quotes values.
-            state = getattr(getattr(error, "orig", None), "pgcode", None)
-            log.error("rows broke", job=record["job"], step=record["name"], error=type(error).__name__, sqlstate=state)  # noqa: TRY400
+            # Rolled back for certain, so a bug costs an attempt and not the process.
+            _say_broken(record, error)
             raise Retryable(
                 f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
             ) from error
@@ -242,6 +251,8 @@ class Transactions:
         """The connection broke, maybe after the commit: what is written decides whether `rows` runs again."""
         try:
             with self._engine.begin() as connection:
+                # A commit that is still on its way holds the job's row: wait for it, and only then look.
+                connection.execute(text("SELECT FROM worker.jobs WHERE id = :job FOR NO KEY UPDATE"), {"job": record["job"]})
                 done = connection.execute(
                     text(
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
@@ -259,26 +270,13 @@ class Transactions:
             raise JournalLost("apply decision: the database did not answer") from error
 
 
-def _run(rows: Callable[[Any], Facts | None], connection: Connection, record: Record) -> Facts | None:
-    """A bug in what a step writes costs it an attempt, as one in its effect does, and not the whole process."""
-    try:
-        return rows(connection)
-    except WorkerError:
-        raise
-    except DBAPIError as error:
-        if connect.lost(error):
-            raise
+def _say_broken(record: Record, error: Exception) -> None:
+    if isinstance(error, DBAPIError):
         # Without the trace, because the driver quotes the values of a statement.
         cause, sqlstate = type(error.orig).__name__, getattr(error.orig, "pgcode", None)
-        log.error("rows refused", job=record["job"], step=record["name"], cause=cause, sqlstate=sqlstate)  # noqa: TRY400
-        raise _internal(record) from error
-    except Exception as error:
-        log.exception("rows broke", job=record["job"], step=record["name"])
-        raise _internal(record) from error
-
-
-def _internal(record: Record) -> Retryable:
-    return Retryable(f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal")
+        log.error("rows refused", job=record["job"], step=record["name"], cause=cause, sqlstate=sqlstate)
+    else:
+        log.error("rows broke", job=record["job"], step=record["name"], exc_info=error)
 
 
 def _replies(answer: Sequence[Any]) -> dict[str, Reply]:

@@ -12,8 +12,8 @@ from sqlalchemy import Engine
 from worker.domain import Secret
 from worker.engine.drive import Record, Reply
 from worker.engine.machine import Facts
-from worker.errors import JournalLost, Retryable, WorkerError
-from worker.store.jobs import Applier, Transactions
+from worker.errors import JournalLost, Retryable
+from worker.store.jobs import Applier, Locked, Transactions
 
 log = structlog.get_logger()
 
@@ -44,6 +44,9 @@ class Journal:
         self._queue.put((record, future))
         try:
             return future.result(self._answer_s)
+        except Locked:
+            # A caller that enqueued for this subject has not committed yet: wait for it in this job's own thread.
+            return self._transactions.apply_with(record, lambda _: None)
         except TimeoutError as error:
             raise JournalLost("apply decision: no answer in time") from error
 
@@ -82,6 +85,9 @@ class Journal:
                 for entry in batch:
                     self._write([entry])
                 return
+            if isinstance(error, Locked):
+                _fail(batch, error)
+                return
             job, step = batch[0][0]["job"], batch[0][0]["name"]
             # Without the trace, because the driver quotes the values of a statement.
             what, state = type(error).__name__, getattr(error, "pgcode", None)
@@ -94,6 +100,6 @@ class Journal:
                 future.set_result(replies.get(str(record["job"])))
 
 
-def _fail(batch: Sequence[_Entry], error: WorkerError) -> None:
+def _fail(batch: Sequence[_Entry], error: Exception) -> None:
     for _, future in batch:
         future.set_exception(error)

@@ -23,14 +23,17 @@ def found(connection: Connection, things: Collection[Thing], *, subject: str) ->
     connection.execute(update(ledger).where(_present(subject), shown).values(state="exists"))
 
 
-def close(connection: Connection, present: Collection[Thing], *, subject: str) -> int:
-    """Close every row of the subject that a fresh listing (`present`) does not show. Answers how many rows are still open."""
+def close(connection: Connection, present: Collection[Thing], *, backend: str, host: str, subject: str) -> int:
+    """Close the subject's rows of this host that a fresh listing of it (`present`) does not show.
+
+    Answers how many rows are still open, other hosts' among them: what those have is not for this listing to say.
+    """
     there = {(str(thing.kind), thing.name) for thing in present}
-    rows = connection.execute(select(ledger.c.id, ledger.c.kind, ledger.c.name).where(_present(subject))).all()
-    for row in rows:
+    here = _present(subject) & (ledger.c.backend == backend) & (ledger.c.host == host)
+    for row in connection.execute(select(ledger.c.id, ledger.c.kind, ledger.c.name).where(here)).all():
         if (row.kind, row.name) not in there:
             connection.execute(update(ledger).where(ledger.c.id == row.id).values(state="gone", gone_at=func.clock_timestamp()))
-    return sum((row.kind, row.name) in there for row in rows)
+    return connection.execute(select(func.count()).select_from(ledger).where(_present(subject))).scalar_one()
 
 
 def present(connection: Connection, subject: str) -> list[Thing]:

@@ -93,10 +93,16 @@ def mark_provisioning(connection: Connection, workspace_id: str) -> bool:
     return True
 
 
-def mark_failed(connection: Connection, workspace_id: str, error_text: str, missing: Sequence[str] = ()) -> bool:
-    """Provisioning was given up. `error_text` is shown to people; `missing` names environment variables."""
+def mark_failed(
+    connection: Connection, workspace_id: str, error_text: str, missing: Sequence[str] = (), *, registered: bool = False
+) -> bool:
+    """Provisioning was given up. `error_text` is shown to people; `missing` names environment variables.
+
+    With `registered` also where an agent is said to be up: it was this provision's own, and is gone.
+    """
     shown = error_text[:_ERROR_LIMIT]
-    still = tables.status_text == WorkspaceStatus.PROVISIONING
+    given_up = (WorkspaceStatus.PROVISIONING, *((WorkspaceStatus.ONLINE, WorkspaceStatus.DEGRADED) if registered else ()))
+    still = tables.status_text.in_(given_up)
     if not _change(connection, workspace_id, still, status=WorkspaceStatus.FAILED, last_sample_error=shown):
         return False
     payload: dict[str, Any] = {"error": shown, **({"missing": list(missing)} if missing else {})}

@@ -277,7 +277,10 @@ BEGIN
     SELECT p.org, p.backend || '.' || p.host INTO org, queue FROM worker.placements p
         WHERE p_kind.subject_prefix = 'workspace:' AND p.workspace_id = (p_args ->> p_kind.subject_arg)::uuid;
     IF NOT FOUND THEN
-        SELECT i.default_org, i.default_backend || '.' || i.default_host INTO org, queue FROM worker.installation i;
+        -- Nobody placed it: it is where the ledger says, because the default may be another host by now.
+        SELECT i.default_org, coalesce(l.place, i.default_backend || '.' || i.default_host) INTO org, queue FROM worker.installation i
+            LEFT JOIN LATERAL (SELECT e.backend || '.' || e.host AS place FROM worker.ledger e WHERE e.state <> 'gone'
+                AND e.subject = p_kind.subject_prefix || (p_args ->> p_kind.subject_arg) ORDER BY e.id DESC LIMIT 1) AS l ON true;
     END IF;
     queue := coalesce(p_kind.queue, queue);
 END $$;
@@ -421,7 +424,9 @@ BEGIN
         DELETE FROM worker.steps s WHERE s.job_id = v.id AND s.status = 'waiting';
         UPDATE worker.jobs SET state = 'waiting' WHERE id = v.id;
     END IF;
-    UPDATE worker.jobs SET attempt = 0, crashes = 0, cancel_requested_at = NULL, waiting_for = NULL, rung_at = NULL,
+    UPDATE worker.jobs SET attempt = 0, crashes = 0, waiting_for = NULL, rung_at = NULL,
+           -- A job that undoes because it was cancelled stays cancelled, and still says why.
+           cancel_requested_at = CASE WHEN direction = 'back' THEN cancel_requested_at END,
            error = CASE WHEN direction = 'back' THEN error END, run_at = clock_timestamp() WHERE id = v.id;
     INSERT INTO worker.job_events (job_id, what, actor, detail) VALUES (v.id, 'retried', retry.requested_by, v.error);
     PERFORM worker.announce(v.id, 'queued');
@@ -456,6 +461,7 @@ DECLARE
     v_found uuid[];
     v_suspects uuid[];
     v_taken uuid[];
+    v record;
 BEGIN
     -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
     -- neighbours along each time, and all of them end blocked for what it did.
@@ -497,11 +503,28 @@ BEGIN
         FROM own WHERE j.id = own.job_id RETURNING j.id
     )
     SELECT array_agg(won.id) INTO v_taken FROM won;
+    -- A job that supersedes ends who holds its subject, also one that was stored later or at the same moment and came first.
+    -- A holder whose row is locked is asked again at the next look, never waited for: it may be waiting for the subject's row.
+    FOR v IN
+        SELECT h.id, h.state, j.id AS taker, j.kind, h.steps[h.position + 1] AS step FROM worker.jobs j
+        JOIN worker.kinds k ON k.kind = j.kind AND k.supersedes
+        JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id
+        JOIN worker.jobs h ON h.id = s.job_id AND h.superseded_by IS NULL AND h.kind <> j.kind
+        WHERE j.id = ANY (v_found) FOR UPDATE OF h SKIP LOCKED
+    LOOP
+        INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'superseded', jsonb_build_object('by', v.taker));
+        IF v.state = 'running' THEN
+            UPDATE worker.jobs j SET superseded_by = v.taker WHERE j.id = v.id;
+        ELSE
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(v.kind, v.step), v.taker);
+        END IF;
+    END LOOP;
     -- Whoever lost its subject leaves the ready index until the holder rests. The upsert above locked the subject's row
     -- even where it changed nothing, so a holder that is about to rest cannot miss what is parked here.
     UPDATE worker.jobs j SET parked = true
     WHERE j.id = ANY (v_found) AND j.state = 'queued' AND NOT j.id = ANY (coalesce(v_taken, '{}'))
-      AND EXISTS (SELECT FROM worker.subjects s WHERE s.key = j.subject AND s.job_id IS NOT NULL AND s.job_id <> j.id);
+      AND EXISTS (SELECT FROM worker.subjects s JOIN worker.jobs h ON h.id = s.job_id WHERE s.key = j.subject AND s.job_id <> j.id
+          AND (h.superseded_by IS NOT NULL OR NOT EXISTS (SELECT FROM worker.kinds k WHERE k.kind = j.kind AND k.kind <> h.kind AND k.supersedes)));
     RETURN QUERY
         SELECT j.id, j.kind, j.subject, j.args, j.steps, j.only_forward, j.direction, j.position::int, j.attempt, j.fence, j.claims,
                CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END,

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.conftest import Database
-from tests.review.conftest import ends
+from tests.integration.races.conftest import ends
 from tests.toys import Stage, ask, process, remember, toy_kind
 from worker.domain import Secret
 from worker.engine.machine import Done

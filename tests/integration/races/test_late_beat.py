@@ -4,7 +4,7 @@ from time import monotonic
 from sqlalchemy import text
 
 from tests.conftest import Database
-from tests.review.conftest import ends
+from tests.integration.races.conftest import ends
 from tests.toys import Stage, ask, process, remember, toy_kind
 from tests.waiting import until
 from worker.engine.machine import Done, Passage

@@ -3,7 +3,7 @@ from threading import Event
 from typing import Any
 
 from tests.conftest import Database
-from tests.review.conftest import ends
+from tests.integration.races.conftest import ends
 from tests.toys import SECOND, Stage, ask, process, remember, step
 from tests.waiting import until
 from worker.engine.kinds import Arg, Kind

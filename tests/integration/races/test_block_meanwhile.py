@@ -5,7 +5,7 @@ from uuid import uuid4
 from sqlalchemy import text
 
 from tests.conftest import Database
-from tests.review.conftest import ends
+from tests.integration.races.conftest import ends
 from tests.toys import Stage, ask, process, remember, toy_kind
 from worker.engine.machine import Blocked, Done, Passage
 from worker.errors import Refused
