@@ -108,6 +108,7 @@ def test_without_docker_and_without_redis_it_runs_and_its_jobs_wait_for_their_qu
     until(lambda: alive(database) == 1, within=20, what="a process is alive")
 
     assert "waits for     a worker that serves the queue docker.local" in shell("jobs", "show", job).out
+    # The whole group, as systemd does: the worker hears it from here and from its parent.
     code, out, log = end(daemon)
 
     assert (code, out) == (0, "")
