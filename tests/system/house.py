@@ -263,6 +263,15 @@ class House:
             self.value("SELECT p.pid FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :j", j=job)
         )
 
+    def holders(self) -> set[int]:
+        """The pids of all processes that are at work right now."""
+        return {
+            pid
+            for (pid,) in self.rows(
+                "SELECT p.pid FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.state = 'running'"
+            )
+        }
+
     def effects(self, jobs: Sequence[str]) -> Counter[tuple[str, str, str]]:
         """How often each effect of these jobs began, but for those that answered "not yet" or failed."""
         began: Counter[tuple[str, str, str]] = Counter()

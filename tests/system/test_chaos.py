@@ -61,10 +61,10 @@ def _kill_at_random(under: House) -> dict[int, float]:
     killed: dict[int, float] = {}
     end = monotonic() + PATIENCE
     while under.value("SELECT count(*) FROM worker.jobs WHERE state <> ALL (:rest)", rest=list(REST)) and monotonic() < end:
-        Event().wait(random.uniform(0.2, 0.6))
-        living = list(under.pids() - set(killed))
-        if living and len(killed) < KILLS:
-            victim = random.choice(living)
+        Event().wait(random.uniform(0.4, 1.2))
+        at_work = list(under.holders() - set(killed))
+        if at_work and len(killed) < KILLS:
+            victim = random.choice(at_work)
             killed[victim] = monotonic()
             os.kill(victim, signal.SIGKILL)
     return killed
