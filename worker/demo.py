@@ -16,12 +16,13 @@ from threading import Event
 from time import monotonic
 from typing import Final
 
+import docker
 import httpx
 from sqlalchemy import text
 
 from config import settings as environment
 from worker import embedded, stack
-from worker.assembly import compute_of
+from worker.assembly import compute_of, installation_of
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
 from worker.backends.memory import MemoryCompute
@@ -29,6 +30,7 @@ from worker.cli import words
 from worker.domain import Secret, ThingKind
 from worker.errors import WorkerError
 from worker.forge import Forge, make_template
+from worker.images.local import LABEL
 from worker.store import connect
 
 RUNTIME: Final = "langgraph"
@@ -89,8 +91,10 @@ def _is_static(program: Path) -> bool:
 
 @contextmanager
 def _stage(busybox: Path | None) -> Iterator[Mapping[str, str]]:
-    """The stack and the daemon, in a folder of their own that stays for the next time."""
-    folder = environment.load({}).state_dir.with_name("molecule-worker-demo")
+    """The stack and the daemon, in a folder and a network of their own; both go with the image when all was well."""
+    parent = environment.load({}).state_dir.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="molecule-worker-demo-", dir=parent))
     around = {
         **{
             name: value
@@ -99,13 +103,14 @@ def _stage(busybox: Path | None) -> Iterator[Mapping[str, str]]:
         },
         "MOLECULE_WORKER_STATE_DIR": str(folder),
         "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
-        "MOLECULE_WORKER_NETWORK": "molecule-demo-net",
+        "MOLECULE_WORKER_NETWORK": folder.name,
         "MOLECULE_BACKEND": "memory" if busybox is None else "docker",
         "MOLECULE_LOCAL_BUILD_CACHE": str(folder / "builds"),
     }
     if busybox is None:
         with _daemon(folder, around):
             yield around
+        shutil.rmtree(folder)
         return
     with tempfile.TemporaryDirectory() as scratch:
         forge = Forge(Path(scratch) / "git")
@@ -113,9 +118,32 @@ def _stage(busybox: Path | None) -> Iterator[Mapping[str, str]]:
             forge.publish(RUNTIME, make_template(_TEMPLATE, busybox, Path(scratch) / "template"))
             around["MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"] = forge.prefix
             with _daemon(folder, around):
+                installation = _installation(folder)
                 yield around
+            _sweep(folder, installation)
         finally:
             forge.close()
+    shutil.rmtree(folder)
+
+
+def _installation(folder: Path) -> str:
+    engine = connect.open_engine(stack.database_url(stack.running(folder)), name="demo", size=1)
+    try:
+        return installation_of(engine)
+    finally:
+        engine.dispose()
+
+
+def _sweep(folder: Path, installation: str) -> None:
+    """The demo's image and network: an installation would keep both, and this one is not coming back."""
+    client = docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
+    try:
+        for image in client.images(filters={"label": f"{LABEL}installation={installation}"}):
+            client.remove_image(image["Id"], force=True)
+        for network in client.networks(names=[folder.name]):
+            client.remove_network(network["Id"])
+    finally:
+        client.close()
 
 
 @contextmanager

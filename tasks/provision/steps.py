@@ -61,6 +61,8 @@ def mark_failed(passage: Passage, _world: World) -> Done:
         admitted = "admit" in passage.facts
         shown = str(error.get("message") or "provisioning failed")
         workspaces.mark_failed(connection, _id(passage), shown, missing, registered=admitted)
+        # The last row that is undone: storage and container have listed before, and what they saw counts as existing.
+        ledger.forget(connection, subject=passage.subject, job_id=passage.id)
 
     return Done(rows=rows)
 

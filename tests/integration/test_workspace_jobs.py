@@ -175,6 +175,7 @@ def test_an_image_that_cannot_be_had_leaves_nothing_and_no_container_was_tried(s
 
     assert ended["error"]["step"] == "image"
     assert setting.compute.things() == []
+    assert setting.open_ledger(workspace) == 0
     assert row_of(setting.database, workspace).last_sample_error == ended["error"]["message"]
 
 

@@ -84,11 +84,12 @@ def up(folder: Path, shell: Shell, **variables: str) -> Iterator[Terminal]:
 
 
 def sql(terminal: Terminal, statement: str) -> Any:
-    engine = connect.open_engine(Secret(stack.running(terminal.folder)["DATABASE_URL"]), name="tests", size=1)
+    found = until(lambda: stack.running(terminal.folder), what="the stack has told its addresses")
+    engine = connect.open_engine(Secret(found["DATABASE_URL"]), name="tests", size=1)
     try:
         with engine.begin() as connection:
-            found = connection.execute(text(statement))
-            return found.scalar() if found.returns_rows else None
+            answer = connection.execute(text(statement))
+            return answer.scalar() if answer.returns_rows else None
     finally:
         engine.dispose()
 

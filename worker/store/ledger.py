@@ -30,10 +30,17 @@ def close(connection: Connection, present: Collection[Thing], *, backend: str, h
     """
     there = {(str(thing.kind), thing.name) for thing in present}
     here = _present(subject) & (ledger.c.backend == backend) & (ledger.c.host == host)
+    found(connection, present, subject=subject)
     for row in connection.execute(select(ledger.c.id, ledger.c.kind, ledger.c.name).where(here)).all():
         if (row.kind, row.name) not in there:
             connection.execute(update(ledger).where(ledger.c.id == row.id).values(state="gone", gone_at=func.clock_timestamp()))
     return connection.execute(select(func.count()).select_from(ledger).where(_present(subject))).scalar_one()
+
+
+def forget(connection: Connection, *, subject: str, job_id: str) -> None:
+    """Close what this job intended and no listing has shown: it gave up before it came to it."""
+    mine = _present(subject) & (ledger.c.job_id == job_id) & (ledger.c.state == "intended")
+    connection.execute(update(ledger).where(mine).values(state="gone", gone_at=func.clock_timestamp()))
 
 
 def present(connection: Connection, subject: str) -> list[Thing]:
