@@ -1,7 +1,8 @@
 """The real daemon, told by files where it must die, hold its breath or refuse: one process tree that tests can kill.
 
 A wish is an empty file `<job>.<direction>.<step>.<moment>.<act>` in the folder that is given as the only argument. It is
-renamed when it is fulfilled, so each happens once, whichever process gets there, and outlives the process that it kills.
+renamed when it is fulfilled, so each happens once, whichever process gets there, and outlives the process that it kills;
+a refusal alone stands for as long as its step is tried.
 
     before     the effect has not begun
     after      the effect is done, its decision is not on its way yet
@@ -70,7 +71,8 @@ class Script:
             os.kill(os.getpid(), signal.SIGKILL)
         if self._granted(spot, "hold"):
             self._hold(where.job, self._folder / f"{spot}.release", stopping)
-        if self._granted(spot, "refuse"):
+        # A refusal stands: a neighbour's kill may take the process away before it is written, and the step comes again.
+        if (self._folder / f"{spot}.refuse").exists():
             raise Refused("act as told: refused", hint="", code="as_told")
 
     def _hold(self, job: str, release: Path, stopping: Callable[[], bool]) -> None:
