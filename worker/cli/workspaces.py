@@ -67,7 +67,7 @@ def create(
     Examples:
       molecule-worker workspaces create --name ada --wait
       molecule-worker workspaces create --name ada --runtime claude-code \\
-          --tier 3 --secret ANTHROPIC_API_KEY --wait
+          --tier 1 --secret ANTHROPIC_API_KEY --wait
     """
     from worker.new_workspace import NewWorkspace
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from worker.errors import Fatal, Retryable
 
@@ -30,10 +30,6 @@ Facts = Mapping[str, Any]  #: JSON-able, stored with the step, never a secret
 SECOND: Final = timedelta(seconds=1)
 MINUTE: Final = timedelta(minutes=1)
 HOUR: Final = timedelta(hours=1)
-
-
-class Rows(Protocol):
-    """An open transaction on our own tables. Opaque here: the engine knows no SQL library."""
 
 
 class Direction(StrEnum):
