@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from worker.errors import Refused
 
-#: SQLSTATE → stable code. 22023 and the class MW come from the functions of migrations/sql/0001_engine.sql.
+#: SQLSTATE → stable code. 22023 and the class MW come from the functions of migrations/sql/functions.
 _REFUSALS = {
     "22023": "bad_args",
     "MW001": "live_job",

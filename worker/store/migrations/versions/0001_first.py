@@ -1,10 +1,9 @@
 """The engine's tables, and the platform's where they do not exist. Forward only: it holds the record of what exists outside."""
 
-from importlib import resources
-
 from alembic import op
 
 from worker.store import platform
+from worker.store.migrations import scripts
 
 revision = "0001"
 down_revision = None
@@ -14,6 +13,6 @@ def upgrade() -> None:
     """Create both; refuse an existing platform table that lacks what is needed."""
     connection = op.get_bind()
     platform.adopt(connection)
-    script = resources.files("worker.store.migrations").joinpath("sql", "0001_engine.sql").read_text()
-    connection.exec_driver_sql(script.replace("%", "%%"))
+    scripts.run(connection, "0001_engine.sql")
+    scripts.run(connection, "functions/00_append_only.sql")
     platform.make_append_only(connection, "structure_events")

@@ -1,0 +1,120 @@
+-- What the engine of revision 0001 lacked. Functions are written anew afterwards (functions/).
+
+CREATE TABLE worker.definitions (
+    id    int PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    kind  text NOT NULL,
+    steps text[] NOT NULL,
+    UNIQUE (kind, steps)
+);
+COMMENT ON TABLE worker.definitions IS 'Each list of steps that a kind ever had: a process says by number which it is able to do.';
+
+ALTER TABLE worker.kinds
+    ADD COLUMN skippable text[] NOT NULL DEFAULT '{}',
+    ADD COLUMN definition int;
+COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on the way forward; an undo may always be skipped.';
+
+ALTER TABLE worker.processes
+    ADD COLUMN host text NOT NULL DEFAULT '',
+    ADD COLUMN able int[];
+COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered everything.';
+
+ALTER TABLE worker.jobs
+    ADD COLUMN due boolean NOT NULL DEFAULT true,
+    ADD COLUMN paused boolean NOT NULL DEFAULT false,
+    ADD COLUMN supersedes boolean NOT NULL DEFAULT false,
+    ADD COLUMN definition int,
+    ADD COLUMN units_done bigint,
+    ADD COLUMN units_total bigint;
+COMMENT ON COLUMN worker.jobs.due IS 'Its run_at has come: claims look at these only, and first promote those whose time it is.';
+COMMENT ON COLUMN worker.jobs.paused IS 'Found by a claim while a pause held: out of the ready index until that pause is over.';
+COMMENT ON COLUMN worker.jobs.units_done IS 'Of units_total: what the current step says of its own progress.';
+
+INSERT INTO worker.definitions (kind, steps) SELECT kind, steps FROM worker.kinds UNION SELECT kind, steps FROM worker.jobs;
+UPDATE worker.kinds k SET definition = d.id FROM worker.definitions d WHERE d.kind = k.kind AND d.steps = k.steps;
+UPDATE worker.jobs j SET definition = d.id FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps;
+UPDATE worker.jobs j SET supersedes = true FROM worker.kinds k WHERE k.kind = j.kind AND k.supersedes;
+UPDATE worker.jobs j SET due = false WHERE state IN ('queued', 'waiting') AND run_at > clock_timestamp();
+
+ALTER TABLE worker.steps DROP CONSTRAINT steps_status_check;
+ALTER TABLE worker.steps ADD CONSTRAINT steps_status_check CHECK (status IN ('waiting', 'done', 'failed', 'skipped'));
+
+-- By queue and organisation, so that a claim takes turns between organisations with one probe each, and neither another
+-- host's jobs nor those of tomorrow are ever looked at.
+DROP INDEX worker.jobs_ready;
+CREATE INDEX jobs_ready ON worker.jobs (queue, org, priority, seq) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
+CREATE INDEX jobs_later ON worker.jobs (run_at) WHERE state IN ('queued', 'waiting') AND NOT due;
+CREATE INDEX jobs_bell ON worker.jobs (rung_at) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
+CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
+
+CREATE TABLE worker.aliases (
+    kind            text NOT NULL,
+    idempotency_key text NOT NULL,
+    job_id          uuid NOT NULL,
+    args            jsonb NOT NULL,
+    PRIMARY KEY (kind, idempotency_key)
+);
+CREATE INDEX aliases_job ON worker.aliases (job_id);
+COMMENT ON TABLE worker.aliases IS 'Idempotency keys whose enqueue joined a live job: they mean that job for as long as it is kept.';
+
+CREATE TABLE worker.pauses (
+    scope        text NOT NULL CHECK (scope IN ('kind', 'org', 'host', 'all')),
+    what         text NOT NULL,
+    reason       text,
+    requested_by text,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (scope, what)
+);
+COMMENT ON TABLE worker.pauses IS 'What is not claimed: a kind, an organisation, everything; and hosts that are drained.';
+
+CREATE TABLE worker.children (
+    parent   uuid NOT NULL,
+    position smallint NOT NULL,
+    number   int NOT NULL,
+    kind     text NOT NULL,
+    args     jsonb NOT NULL,
+    job_id   uuid,
+    state    text,
+    told     boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (parent, position, number)
+);
+CREATE INDEX children_live ON worker.children (job_id) WHERE state IS NULL AND job_id IS NOT NULL;
+CREATE INDEX children_untold ON worker.children (parent) WHERE state IS NOT NULL AND NOT told;
+COMMENT ON TABLE worker.children IS 'What a step spread over other jobs: no job yet (job_id NULL), live (state NULL), or at rest.';
+COMMENT ON COLUMN worker.children.told IS 'The parent has been woken since this child came to rest.';
+
+CREATE TABLE worker.debts (
+    id           bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    job_id       uuid NOT NULL,
+    subject      text NOT NULL,
+    direction    text NOT NULL,
+    step         text NOT NULL,
+    reason       text NOT NULL,
+    requested_by text,
+    at           timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX debts_subject ON worker.debts (subject);
+COMMENT ON TABLE worker.debts IS 'Steps that an operator skipped: what was not done, why, and who said so.';
+
+CREATE TABLE worker.slots (
+    schedule    text NOT NULL,
+    slot        timestamptz NOT NULL,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    job_id      uuid,
+    outcome     jsonb,
+    PRIMARY KEY (schedule, slot)
+);
+COMMENT ON TABLE worker.slots IS 'Each time that a schedule came round, once, whoever was first.';
+
+CREATE TABLE worker.durations (
+    kind        text NOT NULL,
+    step        text NOT NULL,
+    variant     text NOT NULL CHECK (variant IN ('', 'hit', 'miss')),
+    n           int NOT NULL,
+    p50_ms      float8 NOT NULL,
+    p95_ms      float8 NOT NULL,
+    measured_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (kind, step, variant)
+);
+COMMENT ON TABLE worker.durations IS 'How long a step took in the last 100 successes: where an ETA comes from.';
+COMMENT ON COLUMN worker.durations.variant IS 'hit or miss where the step''s facts say {"cache": "hit" or "miss"}; empty over all.';

@@ -1,0 +1,94 @@
+-- Refusals. The class MW is ours: MW001 a live job with other args, MW002 an idempotency key used with other args,
+-- MW003 only goes forward, MW004 nothing to retry.
+
+CREATE OR REPLACE FUNCTION worker.live_again(p_live worker.jobs, p_kind worker.kinds, p_args jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_name text;
+    v_wide jsonb := p_live.args;
+BEGIN
+    FOREACH v_name IN ARRAY p_kind.widens LOOP
+        v_wide := v_wide || jsonb_build_object(v_name, (p_live.args -> v_name = 'true') OR (p_args -> v_name = 'true'));
+    END LOOP;
+    IF (p_live.args - p_kind.widens) <> (p_args - p_kind.widens) THEN
+        RAISE EXCEPTION 'enqueue %: job % on % is live with other args', p_kind.kind, p_live.id, p_live.subject
+            USING ERRCODE = 'MW001', HINT = 'wait for it or cancel it';
+    END IF;
+    IF v_wide <> p_live.args THEN
+        UPDATE worker.jobs SET args = v_wide, woken = true,
+               state = CASE WHEN state = 'blocked' THEN 'waiting' ELSE state END,
+               run_at = CASE WHEN state IN ('blocked', 'waiting') THEN clock_timestamp() ELSE run_at END, rung_at = NULL
+        WHERE id = p_live.id;
+        INSERT INTO worker.job_events (job_id, what, detail) VALUES (p_live.id, 'widened', v_wide);
+        PERFORM worker.announce(p_live.id, 'queued');
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION worker.enqueue(
+    kind text, args jsonb, idempotency_key text DEFAULT NULL, run_at timestamptz DEFAULT NULL,
+    priority int DEFAULT 100, requested_by text DEFAULT NULL, traceparent text DEFAULT NULL)
+RETURNS TABLE (job_id uuid, created boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v_kind worker.kinds;
+    v_args jsonb;
+    v_subject text;
+    v_old worker.jobs;
+    v_org text;
+    v_queue text;
+    v_id uuid;
+BEGIN
+    SELECT * INTO v_kind FROM worker.kinds k WHERE k.kind = enqueue.kind;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'enqueue: unknown kind %', to_json(left(coalesce(enqueue.kind, ''), 60)) USING ERRCODE = '22023',
+            HINT = 'known kinds: ' || coalesce((SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM worker.kinds k), 'none');
+    END IF;
+    IF enqueue.priority IS NULL OR enqueue.priority NOT BETWEEN 0 AND 1000 THEN
+        RAISE EXCEPTION 'enqueue %: priority must be 0 to 1000', v_kind.kind USING ERRCODE = '22023';
+    END IF;
+    IF length(enqueue.idempotency_key) NOT BETWEEN 1 AND 200 OR length(enqueue.requested_by) > 200 OR length(enqueue.traceparent) > 200 THEN
+        RAISE EXCEPTION 'enqueue %: idempotency_key, requested_by and traceparent hold 1 to 200 characters', v_kind.kind
+            USING ERRCODE = '22023', HINT = 'shorten what is longer; leave out what is empty';
+    END IF;
+    IF NOT isfinite(enqueue.run_at) THEN
+        RAISE EXCEPTION 'enqueue %: run_at must be a moment', v_kind.kind USING ERRCODE = '22023';
+    END IF;
+    IF enqueue.traceparent !~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' THEN
+        RAISE EXCEPTION 'enqueue %: traceparent is not one of W3C Trace Context', v_kind.kind USING ERRCODE = '22023';
+    END IF;
+    v_args := worker.checked_args(v_kind, enqueue.args);
+    v_subject := v_kind.subject_prefix || coalesce(v_args ->> v_kind.subject_arg, '');
+    FOR i IN 1..5 LOOP
+        SELECT * INTO v_old FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.idempotency_key = enqueue.idempotency_key;
+        IF FOUND THEN
+            IF v_old.args <> v_args THEN
+                RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', v_kind.kind, v_old.id USING ERRCODE = 'MW002';
+            END IF;
+            RETURN QUERY SELECT v_old.id, false;
+            RETURN;
+        END IF;
+        SELECT * INTO v_old FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.subject = v_subject
+            AND j.state IN ('queued', 'running', 'waiting', 'blocked') FOR NO KEY UPDATE;
+        IF FOUND THEN
+            PERFORM worker.live_again(v_old, v_kind, v_args);
+            RETURN QUERY SELECT v_old.id, false;
+            RETURN;
+        END IF;
+        SELECT q.org, q.queue INTO v_org, v_queue FROM worker.queue_of(v_kind, v_args) AS q;
+        INSERT INTO worker.jobs (kind, subject, org, queue, args, steps, only_forward, idempotency_key, priority, run_at, requested_by, traceparent)
+        VALUES (v_kind.kind, v_subject, v_org, v_queue, v_args, v_kind.steps, v_kind.only_forward, enqueue.idempotency_key,
+                enqueue.priority, coalesce(enqueue.run_at, clock_timestamp()), enqueue.requested_by, enqueue.traceparent)
+        ON CONFLICT DO NOTHING RETURNING id INTO v_id;
+        IF v_id IS NOT NULL THEN
+            IF v_kind.supersedes THEN
+                PERFORM worker.supersede(v_id, v_subject, v_kind.kind);
+            END IF;
+            PERFORM worker.announce(v_id, 'queued');
+            RETURN QUERY SELECT v_id, true;
+            RETURN;
+        END IF;
+        -- A twin was committed between our look and our insert: look again, it is visible to the next statement.
+    END LOOP;
+    RAISE EXCEPTION 'enqueue %: lost five races in a row', v_kind.kind USING ERRCODE = '40001';
+END $$;

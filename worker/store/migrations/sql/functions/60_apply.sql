@@ -1,0 +1,65 @@
+-- The one writer of a job's progress: any number of decisions of one process in one statement, each checked against its fence
+-- under a row lock. A decision whose job is not in the answer was fenced: its caller writes nothing more.
+-- In: [{job, fence, direction, position, name, status, facts, error, attempt, took_ms, next: go|wait|block|rest,
+--       to_direction, to_position, to_attempt, after_ms, what, rest, job_error}]
+-- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: it waits and is due already, because a call came while it ran.
+CREATE OR REPLACE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_reply jsonb;
+    v_rested uuid[];
+    v_subjects text[];
+BEGIN
+    WITH d AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(p_decisions) AS d(job uuid, fence bigint, direction text, "position" int, name text, status text,
+            facts jsonb, error jsonb, attempt int, took_ms float8, next text, to_direction text, to_position int, to_attempt int,
+            after_ms float8, what text, rest text, job_error jsonb)
+    ), held AS MATERIALIZED (
+        SELECT j.id, j.subject, j.args, j.superseded_by, j.cancel_requested_at FROM worker.jobs j JOIN d ON j.id = d.job
+        WHERE j.fence = d.fence AND j.state = 'running' ORDER BY j.id FOR NO KEY UPDATE OF j
+    ), noted AS (
+        INSERT INTO worker.steps AS s (job_id, direction, position, name, status, attempt, fence, facts, error, started_at, finished_at)
+        SELECT d.job, d.direction, d.position, d.name, d.status, d.attempt, d.fence, coalesce(d.facts, '{}'), d.error,
+               clock_timestamp() - make_interval(secs => d.took_ms / 1000),
+               CASE WHEN d.status <> 'waiting' THEN clock_timestamp() END
+        FROM d JOIN held h ON h.id = d.job WHERE d.status IS NOT NULL
+        ON CONFLICT (job_id, direction, position) DO UPDATE SET status = excluded.status, attempt = excluded.attempt, fence = excluded.fence,
+            facts = excluded.facts, error = excluded.error, finished_at = excluded.finished_at
+    ), moved AS (
+        UPDATE worker.jobs j SET
+            state = CASE d.next WHEN 'go' THEN 'running'
+                -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
+                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END
+                -- Who was superseded, cancelled or widened meanwhile does not block: the next claim sees to it.
+                WHEN 'block' THEN CASE WHEN j.woken OR j.superseded_by IS NOT NULL THEN 'waiting' ELSE 'blocked' END
+                ELSE 'waiting' END,
+            process_id = CASE WHEN d.next = 'go' THEN j.process_id END,
+            direction = d.to_direction, position = d.to_position, attempt = d.to_attempt, waiting_for = d.what,
+            error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
+                              THEN worker.superseded_error((SELECT o.kind FROM worker.jobs o WHERE o.id = j.superseded_by), d.name)
+                         WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN d.job_error
+                         ELSE coalesce(d.job_error, j.error) END,
+            -- Whatever was decided, this step did not kill its process.
+            crashes = 0, rung_at = NULL, woken = false,
+            run_at = CASE WHEN d.next NOT IN ('wait', 'block') THEN j.run_at
+                          -- Not by the request for a cancel itself, which stays with the job while it undoes and backs off.
+                          WHEN j.woken OR j.superseded_by IS NOT NULL THEN clock_timestamp()
+                          WHEN d.next = 'block' THEN j.run_at
+                          ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
+            finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
+        FROM d JOIN held h ON h.id = d.job
+        WHERE j.id = h.id AND (d.next <> 'go' OR d.to_direction <> j.direction)
+        RETURNING j.id, j.subject, d.next, d.next = 'wait' AND j.run_at <= clock_timestamp() AS again
+    )
+    SELECT (SELECT jsonb_agg(jsonb_build_object('job', h.id, 'args', h.args, 'stop',
+                CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
+                'again', coalesce(m.again, false))) FROM held h LEFT JOIN moved m ON m.id = h.id),
+           (SELECT array_agg(m.id) FROM moved m WHERE m.next = 'rest'),
+           (SELECT array_agg(m.subject) FROM moved m WHERE m.next = 'rest')
+    INTO v_reply, v_rested, v_subjects;
+    IF v_rested IS NOT NULL THEN
+        PERFORM worker.release(v_subjects, v_rested);
+        PERFORM worker.announce(j.id, j.state) FROM worker.jobs j WHERE j.id = ANY (v_rested);
+    END IF;
+    RETURN coalesce(v_reply, '[]');
+END $$;

@@ -1,0 +1,60 @@
+-- Who lives, and what becomes of the work of the dead.
+
+CREATE OR REPLACE FUNCTION worker.beat(p_process int, p_lease_ms int, OUT alive boolean, OUT stop uuid[])
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- A lease that is over is never revived: whoever took the work over must be able to rely on that.
+    UPDATE worker.processes p SET lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
+        WHERE p.id = p_process AND p.lease_until > clock_timestamp();
+    alive := FOUND;
+    SELECT coalesce(array_agg(j.id), '{}') INTO stop FROM worker.jobs j
+        WHERE j.process_id = p_process AND j.state = 'running' AND (j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL);
+END $$;
+
+-- Takes work back from processes whose lease ended or whose session lock is free (their process died).
+CREATE OR REPLACE FUNCTION worker.reap(p_namespace int, p_max_crashes int) RETURNS TABLE (job_id uuid, by_lease boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    v record;
+    v_crashes int;
+    v_hopeless boolean;
+BEGIN
+    FOR v IN
+        WITH dead AS MATERIALIZED (
+            SELECT p.id, p.lease_until < clock_timestamp() AS by_lease FROM worker.processes p
+            WHERE p.lease_until < clock_timestamp()
+               -- After a server restart every session lock is free and means nothing: only the lease counts.
+               OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
+                       SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+                       WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
+        )
+        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
+               NOT j.woken AND j.superseded_by IS NULL AS may_block
+        FROM worker.jobs j JOIN dead d ON j.process_id = d.id
+        -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
+        WHERE j.state = 'running' ORDER BY j.subject LIMIT 500 FOR UPDATE OF j SKIP LOCKED
+    LOOP
+        -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
+        v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
+        v_hopeless := v_crashes >= p_max_crashes AND v.may_block;
+        -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
+        UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
+        UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
+               run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second',
+               state = CASE WHEN v_hopeless THEN 'blocked' ELSE 'waiting' END,
+               waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
+               error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
+                   'message', 'the process died ' || v_crashes || ' times during this step',
+                   'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
+        FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
+        INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',
+            jsonb_build_object('by', CASE WHEN v.by_lease THEN 'lease' ELSE 'session' END, 'from_process', v.process));
+        PERFORM worker.announce(v.id, 'queued');
+        job_id := v.id;
+        by_lease := v.by_lease;
+        RETURN NEXT;
+    END LOOP;
+    DELETE FROM worker.processes p WHERE p.lease_until < clock_timestamp() - interval '1 hour'
+        AND NOT EXISTS (SELECT FROM worker.jobs j WHERE j.process_id = p.id);
+END $$;
