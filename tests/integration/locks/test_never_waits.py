@@ -63,7 +63,7 @@ def test_a_claim_does_not_wait_for_another_that_takes_a_subject_for_the_first_ti
     first = ask(database, subject=subject)
     with session(database, "one", held_open=True) as one, session(database, "two") as two:
         assert claim(one, registers[0]) == [first]
-        second, free = ask(database, "toy.other", subject), ask(database)
+        second, free = ask(database, "toy.other", subject, priority=1), ask(database)
         assert claim(two, registers[1]) == [free]
         one.connection.commit()
         assert claim(two, registers[1]) == []
