@@ -5,7 +5,8 @@ CREATE VIEW worker.job_status AS
 SELECT j.id, j.kind, j.subject, j.state,
        -- What failed is the step that a person asks about, and not the last one that was undone.
        CASE WHEN j.state IN ('failed', 'cancelled') AND j.error ? 'step' THEN j.error ->> 'step' ELSE j.steps[1 + coalesce(CASE j.direction
-           WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1) ELSE j.position END, 0)] END AS step,
+           WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1)
+           ELSE greatest(least(j.position, done.behind), 0) END, 0)] END AS step,
        j.direction, j.attempt, j.requested_by, j.priority, j.run_at,
        jsonb_build_object('done', coalesce(done.n, 0), 'total', cardinality(j.steps),
            'fraction', round(coalesce(done.n, 0)::numeric / cardinality(j.steps), 3), 'eta_seconds', NULL, 'rate_per_second', NULL) AS progress,
@@ -14,7 +15,8 @@ SELECT j.id, j.kind, j.subject, j.state,
 FROM worker.jobs j
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE s.direction = 'forward' AND s.status = 'done') AS n,
-           max(s.position + 1) FILTER (WHERE s.direction = 'forward' AND s.status = 'done') AS ahead,
+           max(s.position + 1) FILTER (WHERE s.direction = 'forward' AND s.status IN ('done', 'skipped')) AS ahead,
+           min(s.position - 1) FILTER (WHERE s.direction = 'back' AND s.status IN ('done', 'skipped')) AS behind,
            jsonb_agg(jsonb_build_object('name', CASE s.direction WHEN 'back' THEN 'undo ' ELSE '' END || s.name, 'state', s.status,
                'attempts', s.attempt + 1, 'started_at', s.started_at, 'finished_at', s.finished_at,
                'duration_ms', round(extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.started_at) * 1000), 'facts', s.facts)
