@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 T ?= tests
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check format lint types imports scan bench docker-engine lock clean
+.PHONY: help venv demo up test check format lint types imports scan bench prove docker-engine lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ scan: venv ## no secret and no address of a machine in the files
 
 bench: venv ## measure, and print ratios against a floor measured in the same run
 	@$(BIN)/python -m tests.bench
+
+prove: venv ## the engine under full chaos, then every hostile test at full size; PART=0.3 for less chaos
+	@$(BIN)/python -m tests.prove --part $(or $(PART),1)
 
 ##@ Operate
 docker-engine: ## root on Debian: install and start a Docker engine
