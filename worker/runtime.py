@@ -83,8 +83,12 @@ class Runtime:
         *,
         journal_of: Callable[[Journal], Journal] = lambda journal: journal,
         leave: Callable[[], None] = lambda: os._exit(LOST),
+        answer_s: float = 30.0,
     ) -> "Runtime":
-        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable."""
+        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable.
+
+        `answer_s`: seconds until a database that neither answers nor hangs up counts as lost.
+        """
         url, name = database_url(settings), process_name("jobs")
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
@@ -114,7 +118,7 @@ class Runtime:
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()
             world = assemble(settings, engine, register.process_id, opened)
-            own = DatabaseJournal(url, engine, name=name)
+            own = DatabaseJournal(url, engine, name=name, answer_s=answer_s)
             journal = journal_of(own)
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing

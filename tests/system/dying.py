@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -158,8 +158,10 @@ class FollowedJournal:
         return reply
 
 
-def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) -> int:
-    """`molecule-worker run` with followed steps and journal. `more` may change the catalogue first."""
+def main(
+    folder: Path, more: Callable[[Script], None] = lambda _script: None, *, pauses: Sequence[float] = (0.0,), **seams: Any
+) -> int:
+    """`molecule-worker run` with followed steps and journal. `more` may change the catalogue first; `seams` are the runtime's."""
     script = Script(folder)
     app = celery.app
     daemon.catalogue()
@@ -168,12 +170,12 @@ def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) ->
         app.kinds[name] = script.wrap(kind)
 
     def begin(**_: object) -> None:
-        celery.begin(journal_of=lambda own: FollowedJournal(own, script), leave=script.leave)
+        celery.begin(journal_of=lambda own: FollowedJournal(own, script), leave=script.leave, **seams)
         script.note("ready")
 
     signals.worker_init.disconnect(celery._start)
     signals.worker_init.connect(begin, weak=False)
-    return daemon.supervise(environment.load(), ("jobs", "receiver", "clock"), pauses=(0.0,))
+    return daemon.supervise(environment.load(), ("jobs", "receiver", "clock"), pauses=pauses)
 
 
 if __name__ == "__main__":
