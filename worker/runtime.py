@@ -113,7 +113,13 @@ class Runtime:
                 return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
 
             intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
-            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
+            lease = Lease(
+                register,
+                settings.lease_s,
+                on_lost=leave,
+                on_reaped=intake.wake,
+                stuck=lambda: "a claim was not answered in time" if claims.overdue(answer_s) else None,
+            )
             opened.callback(lease.close)
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()

@@ -36,7 +36,8 @@ from worker.runtime import LOST
 
 MOMENTS = ("before", "after", "rows", "committed")
 LEDGER = "ledger.jsonl"
-#: While this file exists, a process that lost its lease lives a little longer, so that its late writes can be seen refused.
+#: While this file exists, a process that lost its lease lives longer, by the seconds that are written there or by one, so that
+#: its late writes can be seen refused.
 LINGER = "linger"
 #: Seconds that a held step waits for its release at most.
 _HELD_S = 60.0
@@ -85,8 +86,10 @@ class Script:
 
     def leave(self) -> None:
         """What a process does that lost its right to work."""
-        if (self._folder / LINGER).exists():
-            Event().wait(1.0)
+        linger = self._folder / LINGER
+        end = monotonic() + float((linger.exists() and linger.read_text()) or 1.0)
+        while linger.exists() and monotonic() < end:
+            Event().wait(0.02)
         self.note("left")
         os._exit(LOST)
 

@@ -1,6 +1,7 @@
 """The jobs of tests/system/hostile.py: how they are stored, and what must be true of them when the storm is over."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ from sqlalchemy import text
 
 from tests.system.hostile import KINDS, STEPS, WRITTEN
 from tests.system.house import House
+from worker.engine.kinds import Kind
 from worker.store import kinds as catalogue
 from worker.store import requests
 
@@ -26,13 +28,17 @@ class Load:
     house: House
     subject_of: dict[str, str] = field(default_factory=dict)
 
-    def store(self, subjects: int) -> list[str]:
-        """One job of each kind on so many new subjects; their ids."""
+    def store(self, subjects: int, *, kinds: Sequence[Kind] = KINDS, hold: str | None = None) -> list[str]:
+        """One job of each kind on so many new subjects, to be held at a spot; their ids."""
         stored: list[str] = []
         with self.house.database.engine.begin() as connection:
             for subject in (str(uuid4()) for _ in range(subjects)):
-                stored += [requests.enqueue(connection, kind.name, {"id": subject})[0] for kind in KINDS]
-                self.subject_of |= dict.fromkeys(stored[-len(KINDS) :], subject)
+                made = [requests.enqueue(connection, kind.name, {"id": subject})[0] for kind in kinds]
+                self.subject_of |= dict.fromkeys(made, subject)
+                stored += made
+            if hold is not None:
+                for job in stored:
+                    self.house.wish(job, hold, "hold")
         return stored
 
     def resting(self) -> int:

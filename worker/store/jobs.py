@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psycopg2
@@ -97,13 +98,19 @@ class Claims:
         self._process_id = process_id
         self._guard = Lock()
         self._connection: RawConnection | None = None
+        self._asked: float | None = None  #: monotonic seconds; while a claim is on its way
+
+    def overdue(self, answer_s: float) -> bool:
+        """Whether a claim has been on its way for longer than that: its connection stands still, and nobody will say so."""
+        asked = self._asked
+        return asked is not None and monotonic() > asked + answer_s
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
         """Up to `most` due jobs, or those of `ids` that are due.
 
         Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
         """
-        with self._guard, _translated("claim jobs"):
+        with self._guard, _translated("claim jobs"), self._on_its_way():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
@@ -126,6 +133,14 @@ class Claims:
         with self._guard:
             if self._connection is not None:
                 self._connection.close()
+
+    @contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        self._asked = monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
 
     def _open(self) -> RawConnection:
         if self._connection is None or self._connection.closed:

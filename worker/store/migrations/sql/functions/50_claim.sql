@@ -11,6 +11,10 @@ DECLARE
     v_taken uuid[];
     v record;
 BEGIN
+    -- Whose lease is over takes nothing: it could not begin it, and each job that it took would count as a crash.
+    IF NOT EXISTS (SELECT FROM worker.processes p WHERE p.id = p_process AND p.lease_until > clock_timestamp()) THEN
+        RETURN;
+    END IF;
     -- A job whose step has seen three processes die is a suspect, and no process holds two: otherwise one bad job takes its
     -- neighbours along each time, and all of them end blocked for what it did.
     IF p_ids IS NULL THEN
