@@ -13,7 +13,7 @@ from tests.system.load import Load, prepare
 from tests.system.size import full
 from tests.waiting import until
 
-SUBJECTS = 400 if full() else 20
+SUBJECTS = 50 if full() else 5
 TIMES = 20 if full() else 3
 #: What is said to the server, by whom, and whether its loss leaves a process in doubt of what it holds.
 PATHS = {
@@ -48,8 +48,13 @@ def lose_and_end(scene: Scene, path: str) -> Loss:
     """Lose replies of one path under load, and see the load end."""
     marker, role, doubtful = PATHS[path]
     loss = scene.proxy.lose(marker, role, TIMES - doubtful)  # one less where it costs a process each time
-    scene.load.store(SUBJECTS // 4)
-    until(loss.all_happened.is_set, within=PATIENCE, what=f"replies lost: {path}")
+
+    def all_lost() -> bool:
+        if not scene.load.left():
+            scene.load.store(SUBJECTS)
+        return loss.all_happened.is_set()
+
+    until(all_lost, within=PATIENCE, what=f"replies lost: {path}")
     until(lambda: not scene.load.left(), within=PATIENCE, what=f"all jobs at rest after lost replies: {path}")
     return loss
 

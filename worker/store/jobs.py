@@ -46,11 +46,11 @@ class Locked(Exception):
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
+    """A database that does not answer, or has no time, is Unreachable; a wrong statement stays what it is."""
     try:
         yield
     except psycopg2.Error as error:
-        if not connect.lost(error):
+        if not connect.lost(error) and not connect.answered(error):
             raise
         raise Unreachable(f"{what}: the database did not answer") from error
 
@@ -210,13 +210,16 @@ class Applier:
         except LockNotAvailable as error:
             raise Locked from error
         except (psycopg2.Error, Unreachable) as error:
-            if not isinstance(error, Unreachable) and not connect.lost(error):
+            if not isinstance(error, Unreachable) and not connect.lost(error) and not connect.answered(error):
                 raise
+            self.close()
             self._connection = None
         try:
             with _translated("apply decisions"):
                 return self._send(records)
         except Unreachable as error:
+            if isinstance(error.__cause__, LockNotAvailable):
+                raise Locked from error
             raise JournalLost("apply decisions: the database did not answer") from error
 
     def close(self) -> None:
@@ -271,8 +274,10 @@ class Transactions:
         except Exception as error:
             if connect.lost(error):
                 raise
-            # Rolled back for certain, so a bug costs an attempt and not the process.
+            # Rolled back for certain, so a bug costs an attempt and not the process; so does a lock that was not to be had in time.
             _say_broken(record, error)
+            if connect.answered(error):
+                raise Retryable(f"run {record['name']}: the database had no time for it", code="database_busy") from error
             raise Retryable(
                 f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
             ) from error
@@ -295,7 +300,7 @@ class Transactions:
                 ).one_or_none()
             return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
         except DBAPIError as error:
-            if not connect.lost(error):
+            if not connect.lost(error) and not connect.answered(error):
                 raise
             raise JournalLost("apply decision: the database did not answer") from error
 
