@@ -41,7 +41,10 @@ def write(passage: Passage, _world: object) -> Done:
     return Done(rows=rows)
 
 
-STEPS = tuple(Step(name, do=do, undo=NOTHING, within=10 * MINUTE, retry=_OFTEN) for name, do in (("begin", work), ("write", write), ("end", work)))
+STEPS = tuple(
+    Step(name, do=do, undo=NOTHING, within=10 * MINUTE, retry=_OFTEN)
+    for name, do in (("begin", work), ("write", write), ("end", work))
+)
 KINDS = tuple(
     Kind(Machine(f"hostile.k{n}", STEPS, only_forward=False), "hostile:", "id", {"id": Arg("uuid")}, "jobs") for n in range(3)
 )

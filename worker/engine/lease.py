@@ -53,9 +53,9 @@ class Register(Protocol):
 
 
 class Lease:
-    """Beats in a thread of its own, and is watched by another: a beat on a connection that stands still and is not cut never
-    ends. `on_lost` is called once, from one of them, when the right to work is gone.
+    """Beats in a thread of its own; `on_lost` is called once when the right to work is gone.
 
+    Another thread watches, because a beat on a connection that stands still and is not cut never ends.
     `stuck` answers what of the process's other work has stood still for too long, which is as good a reason to leave.
     `driving` answers which jobs this process drives, None while that is about to change.
     """
