@@ -92,14 +92,22 @@ class Tenure(Protocol):
         ...
 
 
-def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
+def drive(
+    job: Claimed,
+    machine: Machine | None,
+    world: object,
+    journal: Journal,
+    tenure: Tenure,
+    *,
+    clock: Callable[[], float] = monotonic,
+) -> float | None:
     """Take a claimed job as far as it goes now: to its rest, a wait, or a block.
 
     Answers in how many seconds it wants to be looked at again, None when nobody has to. Raises JournalLost when the job
     cannot be taken on and not be given back either: then the process has to leave.
     """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
-    walk = _start(job, machine)
+    walk = _start(job, machine, clock)
     while tenure.valid():
         result: Result | None = None
         if walk.stop == "superseded":
@@ -153,6 +161,7 @@ class _Walk:
     stop: str | None
     cancelled: bool
     error: Mapping[str, Any] | None
+    clock: Callable[[], float]  #: monotonic seconds
     unknown: dict[str, Any] | None = None
 
     @property
@@ -161,7 +170,7 @@ class _Walk:
 
     @property
     def elapsed(self) -> timedelta:
-        return timedelta(seconds=max(0.0, monotonic() - self.entered))
+        return timedelta(seconds=max(0.0, self.clock() - self.entered))
 
     def turns(self) -> bool:
         """A cancelled job turns back once, and then goes on undoing."""
@@ -197,7 +206,7 @@ class _Walk:
             position=to,
             direction=move.direction,
             attempt=0,
-            entered=monotonic(),
+            entered=self.clock(),
             stored={**self.stored, self.name: learned} if learned else self.stored,
             stop=reply.stop,
             cancelled=self.cancelled or reply.stop == "cancelled",
@@ -205,7 +214,7 @@ class _Walk:
         )
 
 
-def _start(job: Claimed, machine: Machine | None) -> _Walk:
+def _start(job: Claimed, machine: Machine | None, clock: Callable[[], float]) -> _Walk:
     """Where the rows say that the job stands."""
     here = [past for past in job.past if past.direction is job.direction]
     done = {past.position for past in here if past.status == "done"}
@@ -223,11 +232,12 @@ def _start(job: Claimed, machine: Machine | None) -> _Walk:
         position=position,
         direction=job.direction,
         attempt=job.attempt if position == job.position else 0,
-        entered=monotonic() - entered.total_seconds(),
+        entered=clock() - entered.total_seconds(),
         stored={past.name: past.facts for past in job.past if past.direction is Direction.FORWARD and past.status == "done"},
         stop=job.stop,
         cancelled=job.stop == "cancelled",
         error=job.error,
+        clock=clock,
         unknown=_unknown(job, missing) if missing else None,
     )
 
