@@ -19,6 +19,7 @@ from worker.errors import Blame, CryptoError, Fatal, JournalLost, Retryable, Wor
 
 log = structlog.get_logger()
 
+Clock = Callable[[], float]  #: monotonic seconds
 Record = Mapping[str, Any]  #: one decision as `worker.apply` takes it
 
 
@@ -93,13 +94,7 @@ class Tenure(Protocol):
 
 
 def drive(
-    job: Claimed,
-    machine: Machine | None,
-    world: object,
-    journal: Journal,
-    tenure: Tenure,
-    *,
-    clock: Callable[[], float] = monotonic,
+    job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure, *, clock: Clock = monotonic
 ) -> float | None:
     """Take a claimed job as far as it goes now: to its rest, a wait, or a block.
 
@@ -161,7 +156,7 @@ class _Walk:
     stop: str | None
     cancelled: bool
     error: Mapping[str, Any] | None
-    clock: Callable[[], float]  #: monotonic seconds
+    clock: Clock
     unknown: dict[str, Any] | None = None
 
     @property
@@ -214,7 +209,7 @@ class _Walk:
         )
 
 
-def _start(job: Claimed, machine: Machine | None, clock: Callable[[], float]) -> _Walk:
+def _start(job: Claimed, machine: Machine | None, clock: Clock) -> _Walk:
     """Where the rows say that the job stands."""
     here = [past for past in job.past if past.direction is job.direction]
     done = {past.position for past in here if past.status == "done"}
