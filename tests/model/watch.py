@@ -1,0 +1,144 @@
+"""The witness of a simulation: it keeps its own record of who holds what, and says at once when a promise is broken."""
+
+from collections import Counter
+
+from tests.model.rules import at_rest, may_move, violations
+from tests.model.store import REST, Job, Store
+from worker.engine.drive import Record
+from worker.engine.machine import NOTHING, Direction, Passage
+
+_Place = tuple[str, int, str, int]  #: job, its run (a retry from the first step begins a new one), direction, position
+
+
+class Broken(BaseException):
+    """A promise of the engine does not hold. No `except Exception` of the engine swallows it."""
+
+
+class Watch:
+    """Told of every claim, write, effect and loss. Claims have numbers of its own, so that it need not believe in fences."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.did: Counter[str] = Counter()
+        self.busy = 0  #: jobs that something will still happen to
+        self._claims = 0
+        self._holder: dict[str, int | None] = {}
+        self._run: Counter[str] = Counter()
+        self._done: dict[_Place, int] = {}
+        self._rows: Counter[_Place] = Counter()
+        self._reached: dict[tuple[str, int], int] = {}
+        self._states: dict[str, str] = {}
+
+    def claimed(self, job: Job) -> int:
+        """A claim was answered with this job; the claim's number."""
+        self._claims += 1
+        self.did["claims"] += 1
+        self._holder[job.subject] = self._claims
+        self._reach(job, job.position)
+        return self._claims
+
+    def taken_back(self, job: Job, *, by_lease: bool) -> None:
+        """The job was taken from a process that is dead or counts as dead."""
+        self._holder[job.subject] = None
+        self.did["takeovers by lease" if by_lease else "takeovers by session"] += 1
+
+    def retried(self, job: Job, before: str) -> None:
+        """A person retried it."""
+        if before == "failed":
+            self._run[job.id] += 1
+
+    def begins(self, number: int, passage: Passage) -> None:
+        """An effect is about to be made under that claim."""
+        job = self.store.jobs[passage.id]
+        position = list(job.names).index(passage.key.rpartition(":")[2])
+        self.did["effects"] += 1
+        mine = self._holder.get(job.subject) == number
+        done = self._done.get(self._place(job, passage.direction, position))
+        if done is not None and (done < number or mine):
+            raise Broken(f"{passage.key} is done since claim {done} and is done again by claim {number}")
+        if not mine:
+            self.did["effects of a zombie"] += 1
+            return
+        if passage.direction is Direction.FORWARD:
+            self._reach(job, position)
+        else:
+            self._backwards(job, position)
+        if passage.direction != job.direction:
+            raise Broken(f"{passage.key}: the row says {job.direction}")
+        stored = {row.name: row.facts for (way, _), row in job.steps.items() if way == "forward" and row.status == "done"}
+        if {name: dict(facts) for name, facts in passage.facts.items() if facts} != {n: f for n, f in stored.items() if f}:
+            raise Broken(f"{passage.key} was told {passage.facts}, stored is {stored}")
+
+    def wrote(self, number: int, record: Record, *, rows: bool) -> None:
+        """A decision of that claim was accepted."""
+        job = self.store.jobs[record["job"]]
+        if self._holder.get(job.subject) != number:
+            raise Broken(f"{job.id}: claim {number} wrote {record['name']} and holds {job.subject} no more")
+        place = self._place(job, record["direction"], record["position"])
+        self.did["decisions"] += 1
+        if record["status"] == "done":
+            self._done.setdefault(place, number)
+        if rows:
+            self._rows[place] += 1
+            if self._rows[place] > 1:
+                raise Broken(f"{job.id}: the rows of {record['name']} were written twice")
+        if record["next"] == "go" and record["to_direction"] == "forward":
+            self._reach(job, record["to_position"])
+        if record["next"] != "go":
+            self._holder[job.subject] = None
+        if job.state in REST:
+            self._ended(job)
+
+    def refused(self) -> None:
+        """A decision was not accepted."""
+        self.did["stale writes refused"] += 1
+
+    def look(self) -> None:
+        """After every move: only allowed transitions, and no violation."""
+        self.busy = 0
+        for job in self.store.jobs.values():
+            before = self._states.get(job.id, "queued")
+            if not may_move(before, job.state):
+                raise Broken(f"{job.id} went from {before} to {job.state}")
+            self._states[job.id] = job.state
+            self.busy += not at_rest(self.store, job)
+        wrong = violations(self.store)
+        if wrong:
+            raise Broken("; ".join(wrong))
+
+    def _ended(self, job: Job) -> None:
+        self.did[job.state] += 1
+        run = self._run[job.id]
+        undone = {at for (ident, of, way, at) in self._done if (ident, of, way) == (job.id, run, "back")}
+        if job.state == "succeeded":
+            if undone:
+                raise Broken(f"{job.id} succeeded and was undone")
+            return
+        if job.superseded_by:
+            return
+        if job.kind.machine.only_forward:
+            raise Broken(f"{job.id} only goes forward and ended {job.state}")
+        left = self._undoable(job, 0) - undone
+        if left:
+            raise Broken(f"{job.id} ended {job.state} and left {sorted(left)}")
+
+    def _backwards(self, job: Job, position: int) -> None:
+        reached = self._reached[job.id, self._run[job.id]]
+        if position > reached:
+            raise Broken(f"{job.id}: step {position} is undone, only {reached} was reached")
+        above = {at for at in self._undoable(job, position + 1) if self._place(job, "back", at) not in self._done}
+        if above:
+            raise Broken(f"{job.id}: step {position} is undone before {sorted(above)}")
+
+    def _undoable(self, job: Job, least: int) -> set[int]:
+        reached = self._reached.get((job.id, self._run[job.id]), -1)
+        steps = job.kind.machine.steps
+        return {at for at in range(least, reached + 1) if steps[at].undo is not NOTHING}
+
+    def _reach(self, job: Job, position: int) -> None:
+        if job.direction == "forward":
+            key = (job.id, self._run[job.id])
+            self._reached[key] = max(position, self._reached.get(key, -1))
+
+    def _place(self, job: Job, direction: str, position: int) -> _Place:
+        return job.id, self._run[job.id], str(direction), position
