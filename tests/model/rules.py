@@ -1,7 +1,6 @@
 """What must hold of a store after every single move."""
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tests.model.store import LIVE, REST, Job, Store
 
@@ -22,11 +21,18 @@ def may_move(before: str, after: str) -> bool:
     return before == after or after in ALLOWED[before]
 
 
-def violations(store: Store) -> list[str]:
-    """The view `worker.violations`, in Python."""
-    holding = Counter(job.subject for job in store.jobs.values() if job.state in {"running", "waiting", "blocked"})
-    twice = [f"two jobs hold {subject}" for subject, count in holding.items() if count > 1]
-    return twice + [f"{job.id}: {what}" for job in store.jobs.values() for what in _wrong(store, job)]
+def violations(store: Store, jobs: Iterable[Job]) -> list[str]:
+    """The view `worker.violations`, in Python, over the jobs that may have changed: all that live, and who just ended."""
+    wrong: list[str] = []
+    holding: dict[str, str] = {}
+    for job in jobs:
+        if job.state in {"running", "waiting", "blocked"} and holding.setdefault(job.subject, job.id) != job.id:
+            wrong.append(f"{job.id} and {holding[job.subject]} both hold {job.subject}")
+        wrong += [f"{job.id}: {what}" for what in _wrong(store, job)]
+    for key, subject in store.subjects.items():
+        if subject.holder is not None and store.jobs[subject.holder].state in REST:
+            wrong.append(f"{key} is held by {subject.holder}, which rests")
+    return wrong
 
 
 def _wrong(store: Store, job: Job) -> Iterator[str]:
@@ -35,8 +41,6 @@ def _wrong(store: Store, job: Job) -> Iterator[str]:
         yield "runs in no process"
     if job.state == "running" and (subject is None or subject.holder != job.id or subject.fence != job.fence):
         yield "runs and its fence is not the subject's"
-    if job.state in REST and subject is not None and subject.holder == job.id:
-        yield "rests and holds its subject"
     if job.state in REST and not job.finished:
         yield "rests without an end"
     if job.state in {"failed", "blocked"} and job.error is None:

@@ -13,13 +13,14 @@ from tests.model.fibers import Loop, Mortal
 from tests.model.store import Job, Refusal, Store
 from tests.model.watch import Broken, Watch
 from tests.model.weather import weather
-from tests.model.worker import Hands, Worker
+from tests.model.worker import Hands, Pen, Worker
 from worker.engine.kinds import Arg, Kind
 from worker.engine.machine import HOUR, NOTHING, Blocked, Done, Effect, Facts, Machine, NotYet, Passage, Result, Retry, Step
+from worker.engine.lease import Lease
 from worker.errors import Fatal, Retryable
 
 #: Seconds during which things go wrong, and how long the calm may take until every job rests.
-STORM_S = 8.0
+STORM_S = 6.0
 CALM_S = 120.0
 #: The step that waits for its subject's event, which comes once.
 LISTENS = "s3"
@@ -59,7 +60,15 @@ KINDS = {
 class Simulation:
     """Runs one seed. `did` counts what happened; `Broken` is raised when a promise is."""
 
-    def __init__(self, seed: int, store: Callable[[], Store] = Store, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        store: type[Store] = Store,
+        lease: type[Lease] = Lease,
+        pen: type[Pen] = Pen,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
         self._rng = random.Random(seed)
         random.seed(seed)  # the engine's jitter
         self._say = say
@@ -67,20 +76,18 @@ class Simulation:
         self.store = store()
         self.watch = Watch(self.store)
         self.loop = Loop(self._rng)
+        self.loop.on_time = self._tick
         self.kinds = KINDS
-        self._clocked()
+        self.lease_of = lease
+        self.pen_of = pen
         self._ground = Mortal("outside")
         self._workers: list[Worker] = []
         self._told: set[str] = set()
         self._asked = 0
         self._facts = 0
 
-    def _clocked(self) -> None:
-        """The store's clock and the processes' are one."""
-        self.loop.on_time = self._tick
-
     def _tick(self, now: float) -> None:
-        self.store.now = now
+        self.store.now = now  # the store's clock and the processes' are one
 
     def run(self) -> Counter[str]:
         """Storm, then calm. Raises Broken."""

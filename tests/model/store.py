@@ -45,6 +45,7 @@ class Job:
     number: int
     kind: Kind
     subject: str
+    names: Sequence[str]  #: its steps, frozen when it was enqueued
     args: Mapping[str, Any]
     key: str | None
     priority: int
@@ -71,12 +72,6 @@ class Job:
     def stop(self) -> str | None:
         """What its holder is told at the next boundary."""
         return "superseded" if self.superseded_by else "cancelled" if self.cancel else None
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Its steps in order."""
-        return self.kind.machine.names
-
 
 @dataclass(slots=True)
 class Subject:
@@ -133,7 +128,7 @@ class Store:
                 return job.id, False
         number = len(self.jobs) + 1
         at = self.now if run_at is None else run_at
-        job = Job(ident or f"j{number}", number, kind, subject, full, key, priority, at)
+        job = Job(ident or f"j{number}", number, kind, subject, kind.machine.names, full, key, priority, at)
         self.jobs[job.id] = job
         if kind.supersedes:
             for other in self._on(subject):
@@ -319,14 +314,23 @@ class Store:
     def reap(self) -> list[tuple[str, bool]]:
         """Take work back from the dead: (job, whether the lease had ended)."""
         back = []
-        for process in self.processes.values():
-            by_lease = process.lease_until < self.now
-            # After a restart of the server nobody has a lock, which then means nothing.
-            if by_lease or (process.started > self.restarted and not process.locked):
-                for job in self._run_by(process.id):
-                    self._take_back(job)
-                    back.append((job.id, by_lease))
+        for job in self.orphans():
+            back.append((job.id, self._lease_over(job)))
+            self._take_back(job)
         return back
+
+    def orphans(self) -> list[Job]:
+        """Running jobs whose process is dead: its lease ended, or its session is gone."""
+        return [job for job in self.jobs.values() if job.state == "running" and (self._lease_over(job) or self._session_gone(job))]
+
+    def _lease_over(self, job: Job) -> bool:
+        return job.process is None or self.processes[job.process].lease_until < self.now
+
+    def _session_gone(self, job: Job) -> bool:
+        """After a restart of the server no session is left, which then means nothing."""
+        assert job.process is not None
+        process = self.processes[job.process]
+        return process.started > self.restarted and not process.locked
 
     def _take_back(self, job: Job) -> None:
         wrote = any(row.fence == job.fence for row in job.steps.values())
@@ -338,6 +342,10 @@ class Store:
         job.state = "waiting"
         if job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
             job.state, job.error = "blocked", {"code": "crash_loop"}
+
+    def past(self, job: Job) -> Mapping[tuple[str, int], StepRow]:
+        """What a claim answers of earlier ones."""
+        return job.steps
 
     # What several of them share.
 

@@ -28,12 +28,14 @@ class Watch:
         self._rows: Counter[_Place] = Counter()
         self._reached: dict[tuple[str, int], int] = {}
         self._states: dict[str, str] = {}
+        self._told: dict[str, str | None] = {}  #: by subject, why its holder was told to stop, when it last heard from the store
 
     def claimed(self, job: Job) -> int:
         """A claim was answered with this job; the claim's number."""
         self._claims += 1
         self.did["claims"] += 1
         self._holder[job.subject] = self._claims
+        self._told[job.subject] = job.stop
         self._reach(job, job.position)
         return self._claims
 
@@ -63,6 +65,9 @@ class Watch:
             self._reach(job, position)
         else:
             self._backwards(job, position)
+        told = self._told[job.subject]
+        if told == "superseded" or (told and passage.direction is Direction.FORWARD and not job.kind.machine.only_forward):
+            raise Broken(f"{passage.key} is begun by a job that was {told}")
         if passage.direction != job.direction:
             raise Broken(f"{passage.key}: the row says {job.direction}")
         stored = {row.name: row.facts for (way, _), row in job.steps.items() if way == "forward" and row.status == "done"}
@@ -82,6 +87,7 @@ class Watch:
             self._rows[place] += 1
             if self._rows[place] > 1:
                 raise Broken(f"{job.id}: the rows of {record['name']} were written twice")
+        self._told[job.subject] = job.stop
         if record["next"] == "go" and record["to_direction"] == "forward":
             self._reach(job, record["to_position"])
         if record["next"] != "go":
@@ -96,13 +102,17 @@ class Watch:
     def look(self) -> None:
         """After every move: only allowed transitions, and no violation."""
         self.busy = 0
+        changed = []
         for job in self.store.jobs.values():
-            before = self._states.get(job.id, "queued")
-            if not may_move(before, job.state):
-                raise Broken(f"{job.id} went from {before} to {job.state}")
-            self._states[job.id] = job.state
+            before, after = self._states.get(job.id, "queued"), job.state
+            if before == after and after in REST:
+                continue
+            if not may_move(before, after):
+                raise Broken(f"{job.id} went from {before} to {after}")
+            self._states[job.id] = after
+            changed.append(job)
             self.busy += not at_rest(self.store, job)
-        wrong = violations(self.store)
+        wrong = violations(self.store, changed)
         if wrong:
             raise Broken("; ".join(wrong))
 
@@ -111,8 +121,8 @@ class Watch:
         run = self._run[job.id]
         undone = {at for (ident, of, way, at) in self._done if (ident, of, way) == (job.id, run, "back")}
         if job.state == "succeeded":
-            if undone:
-                raise Broken(f"{job.id} succeeded and was undone")
+            if undone or job.superseded_by:
+                raise Broken(f"{job.id} succeeded and was undone or superseded")
             return
         if job.superseded_by:
             return

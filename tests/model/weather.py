@@ -13,6 +13,7 @@ class Weather:
     lost_request: float
     lost_reply: float
     slow: float
+    pace: float  #: an effect takes up to so many seconds
     early: float
     busy: float
     fatal: float
@@ -34,6 +35,7 @@ def weather(rng: random.Random) -> Weather:
         lost_request=chance(0.05),
         lost_reply=chance(0.1),
         slow=chance(0.05),
+        pace=rng.choice((0.02, 0.5, 3.0)),
         early=chance(0.3),
         busy=chance(0.3),
         fatal=chance(0.15),

@@ -1,19 +1,19 @@
 """A simulated worker process: the engine's own Lease, Intake and drive, on the model and in the simulation's time."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from tests.model.fibers import FiberPool, Loop, Mortal, Stop
-from tests.model.store import Job, Store
+from tests.model.store import Job, StepRow, Store
 from tests.model.watch import Broken, Watch
 from tests.model.weather import Weather
 from worker.engine.drive import Claimed, PastStep, Record, Reply, drive
 from worker.engine.intake import Intake
 from worker.engine.kinds import Kind
 from worker.engine.lease import Lease
-from worker.engine.machine import Direction, Facts, Passage, Result
+from worker.engine.machine import Direction, Done, Facts, NotYet, Passage, Result
 from worker.errors import JournalLost, Unreachable
 
 LEASE_S = 6.0
@@ -32,7 +32,9 @@ class Sim(Protocol):
     store: Store
     watch: Watch
     weather: Weather
-    kinds: dict[str, Kind]
+    kinds: Mapping[str, Kind]
+    lease_of: type[Lease]
+    pen_of: "type[Pen]"
 
     def chance(self, of: float) -> bool:
         """Whether this fault happens now."""
@@ -87,7 +89,7 @@ class Worker(Mortal):
             event=loop.event,
             pool=FiberPool(loop, self),
         )
-        self.lease = Lease(self, LEASE_S, self.leave, self.intake.wake, clock=loop.clock, event=loop.event)
+        self.lease = sim.lease_of(self, LEASE_S, self.leave, self.intake.wake, clock=loop.clock, event=loop.event)
         loop.spawn(self, self.lease._run)
         loop.spawn(self, self.intake._look_around)
         self.intake.wake()
@@ -128,7 +130,7 @@ class Worker(Mortal):
             raise Stop
         if sim.chance(sim.weather.freeze):
             sim.watch.did["freezes"] += 1
-            self.frozen_until = sim.loop.now + sim.between(0.5, 3 * LEASE_S)
+            self.frozen_until = sim.loop.now + sim.between(0.5, 2 * LEASE_S)
             sim.say(f"{self.name} freezes {where} until {self.frozen_until:.3f}")
         sim.loop.sleep(sim.latency())
 
@@ -155,14 +157,17 @@ class Worker(Mortal):
         try:
             if self.cut:
                 raise Lost
-            return self.call("beat", lambda: self.sim.store.beat(self.process_id, LEASE_S))
+            self.moment("before beat")
+            if self.sim.chance(self.sim.weather.lost_request):
+                raise Lost
+            return self.sim.store.beat(self.process_id, LEASE_S)
         except Lost as error:
             raise Unreachable("renew lease: lost") from error
 
     def reap(self) -> int:
         """`worker.engine.lease.Register`."""
         try:
-            return self.call("reap", self._take_back)
+            return self.call("reap", self._take_back) if self.sim.store.orphans() else 0
         except Lost as error:
             raise Unreachable("reap: lost") from error
 
@@ -181,7 +186,7 @@ class Worker(Mortal):
         taken = self.sim.store.claim(self.process_id, most, ids)
         for job in taken:
             self.sim.say(f"{self.name} claims {job.id} with fence {job.fence} at {job.direction} {job.position}")
-        return [held(job, self.sim.watch.claimed(job), self.sim.loop.now) for job in taken]
+        return [held(job, self.sim.store.past(job), self.sim.watch.claimed(job), self.sim.loop.now) for job in taken]
 
     def _take_back(self) -> int:
         back = self.sim.store.reap()
@@ -195,7 +200,7 @@ class Worker(Mortal):
         self.running += 1
         try:
             machine = self.sim.kinds[job.kind].machine
-            after = drive(job, machine, Hands(self, job.number), Pen(self, job.number), self.lease, clock=self.sim.loop.clock)
+            after = drive(job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock)
         except JournalLost:
             self.leave()
         else:
@@ -219,9 +224,21 @@ class Hands:
             raise Broken(f"{passage.key} is begun by {worker.name}, whose lease has ended")
         sim.watch.begins(self._number, passage)
         answer = sim.answer(passage)
-        sim.say(f"{worker.name} does {passage.key}: {answer!r}")
+        sim.say(f"{worker.name} does {passage.key}: {spell(answer)}")
         worker.moment(f"in {passage.key}")
+        sim.loop.sleep(sim.between(0.0, sim.weather.pace))
         return answer
+
+
+def spell(answer: Result) -> str:
+    """A result for the trace: the same in each replay."""
+    match answer:
+        case Done(facts=facts, rows=rows):
+            return f"done {facts}{' and rows' if rows else ''}"
+        case NotYet(what=what, after=after):
+            return f"not yet, {what}, {after.total_seconds():.3f}"
+        case _:
+            return f"{type(answer).__name__} {answer}"
 
 
 class Pen:
@@ -274,11 +291,11 @@ class Pen:
         return Reply(job.stop, job.args, row.facts)
 
 
-def held(job: Job, number: int, now: float) -> Held:
+def held(job: Job, past: Mapping[tuple[str, int], StepRow], number: int, now: float) -> Held:
     """What a claim answers of this job."""
-    past = [
+    rows = [
         PastStep(Direction(way), position, row.name, row.status, row.facts, timedelta(seconds=now - row.entered))
-        for (way, position), row in sorted(job.steps.items())
+        for (way, position), row in sorted(past.items())
     ]
     assert job.fence is not None
     return Held(
@@ -295,6 +312,6 @@ def held(job: Job, number: int, now: float) -> Held:
         stop=job.stop,
         error=job.error,
         requested_by=job.requested_by,
-        past=past,
+        past=rows,
         number=number,
     )
