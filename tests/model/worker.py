@@ -177,6 +177,9 @@ class Worker(Mortal):
 
     def claim(self, queues: Sequence[str], most: int, ids: Iterable[str] | None = None) -> list[Claimed]:
         """`worker.engine.intake.Claims`."""
+        if not any(self.sim.store.ready(job) for job in self.sim.store.jobs.values()):
+            self.sim.loop.sleep(self.sim.latency())  # an idle look, short because there are so many
+            return []
         try:
             return self.call("claim", lambda: self._take(most, ids))
         except Lost as error:
