@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
-from tests.model.store import LIVE, REST, Job, Store
+from tests.model.rows import LIVE, REST, Job
+from tests.model.store import Store
 
 #: Each state and where one move may take a job from it.
 ALLOWED = {
@@ -32,6 +33,9 @@ def violations(store: Store, jobs: Iterable[Job]) -> list[str]:
     for key, subject in store.subjects.items():
         if subject.holder is not None and store.jobs[subject.holder].state in REST:
             wrong.append(f"{key} is held by {subject.holder}, which rests")
+    for child in store.children:
+        if child.job is not None and child.state is None and store.jobs[child.job].state in REST:
+            wrong.append(f"{child.job} rests and counts as a live child of {child.parent}")
     return wrong
 
 
@@ -45,21 +49,25 @@ def _wrong(store: Store, job: Job) -> Iterator[str]:
         yield "rests without an end"
     if job.state in {"failed", "blocked"} and job.error is None:
         yield "failed or blocked without an error"
-    done = {at for (direction, at), row in job.steps.items() if direction == "forward" and row.status in {"done", "skipped"}}
-    if done and done != set(range(max(done) + 1)):
+    passed = store.passed(job, "forward")
+    if passed and passed != set(range(max(passed) + 1)):
         yield "a gap before a finished step"
-    if job.state == "succeeded" and len(done) != len(job.names):
+    if job.state == "succeeded" and len(passed) != len(job.names):
         yield "succeeded before all steps were done"
-    if job.state == "queued" and job.parked and (subject is None or subject.holder is None):
-        others = [other for other in store.jobs.values() if other.subject == job.subject]
-        if not any(other.state == "queued" and not other.parked for other in others):
-            yield "parked behind nobody"
+    if job.parked and (job.state != "queued" or subject is None):
+        yield "parked behind nobody"
+    if job.paused and not store.is_paused(job):
+        yield "paused without a pause"
 
 
 def at_rest(store: Store, job: Job) -> bool:
-    """Whether nothing will happen to it by itself: it ended, it is blocked, or it is parked behind one that is."""
+    """Whether nothing will happen to it by itself: it ended or is blocked, or whom it waits for is."""
     if job.state not in LIVE or job.state == "blocked":
         return True
-    subject = store.subjects.get(job.subject)
-    holder = store.jobs[subject.holder] if subject and subject.holder else None
-    return job.parked and holder is not None and holder.state == "blocked"
+    if job.parked:
+        holder = store.subjects[job.subject].holder
+        return holder is not None and at_rest(store, store.jobs[holder])
+    if job.state != "waiting":
+        return False
+    live = [store.jobs[child.job] for child in store.children if child.parent == job.id and child.job and child.state is None]
+    return bool(live) and all(at_rest(store, child) for child in live)

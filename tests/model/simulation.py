@@ -10,12 +10,13 @@ from datetime import timedelta
 from typing import Any
 
 from tests.model.fibers import Loop, Mortal
-from tests.model.store import Job, Refusal, Store
+from tests.model.rows import Job, Refusal
+from tests.model.store import Store
 from tests.model.watch import Broken, Watch
 from tests.model.weather import weather
 from tests.model.worker import Hands, Pen, Worker
 from worker.engine.kinds import Arg, Kind
-from worker.engine.machine import HOUR, NOTHING, Blocked, Done, Effect, Facts, Machine, NotYet, Passage, Result, Retry, Step
+from worker.engine.machine import HOUR, NOTHING, Blocked, Child, Done, Effect, Facts, Machine, NotYet, Passage, Result, Retry, Spread, Step
 from worker.engine.lease import Lease
 from worker.errors import Fatal, Retryable
 
@@ -24,8 +25,12 @@ STORM_S = 6.0
 CALM_S = 120.0
 #: The step that waits for its subject's event, which comes once.
 LISTENS = "s3"
+SPREADS = "spread"
 _RETRY = Retry(attempts=3, first=timedelta(seconds=0.1), ceiling=timedelta(seconds=1))
+#: Subject → organisation. Who gathers has one of its own, because a child behind its own parent would wait for ever.
+_ORGS = {"a": "x", "b": "x", "c": "y", "g": "y"}
 _SUBJECTS = ("a", "b", "c")
+_HOSTS = ("here", "there")
 
 
 def _act(passage: Passage, hands: Hands) -> Any:
@@ -40,10 +45,11 @@ def _step(name: str, undo: Effect) -> Step:
 
 
 def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str, ...] = ()) -> Kind:
-    """`undos` has a letter for each step: u is undone, n leaves nothing behind, f only goes forward."""
-    steps = [_step(f"s{at}", _act if letter == "u" else NOTHING) for at, letter in enumerate(undos, 1)]
+    """`undos` has a letter for each step: u is undone, n leaves nothing behind, f only goes forward, c spreads over children."""
+    names = [SPREADS if letter == "c" else f"s{at}" for at, letter in enumerate(undos, 1)]
+    steps = [_step(step, _act if letter in "uc" else NOTHING) for step, letter in zip(names, undos, strict=True)]
     args = {"id": Arg("text"), **{arg: Arg("boolean", required=False, default=False) for arg in widens}}
-    return Kind(Machine(name, steps, only_forward="f" in undos), "toy:", "id", args, "toy", supersedes, widens)
+    return Kind(Machine(name, steps, only_forward="f" in undos), "toy:", "id", args, "toy", supersedes, widens, skippable=names[1:2])
 
 
 KINDS = {
@@ -52,6 +58,7 @@ KINDS = {
         _kind("make", "unuu"),
         _kind("mend", "nu"),
         _kind("check", "ff"),
+        _kind("gather", "ucn"),
         _kind("remove", "fff", supersedes=True, widens=("deep",)),
     )
 }
@@ -73,7 +80,7 @@ class Simulation:
         random.seed(seed)  # the engine's jitter
         self._say = say
         self.weather = weather(self._rng)
-        self.store = store()
+        self.store = store(KINDS)
         self.watch = Watch(self.store)
         self.loop = Loop(self._rng)
         self.loop.on_time = self._tick
@@ -126,6 +133,8 @@ class Simulation:
             return NotYet("the event", HOUR)
         if passage.stopping() and self._rng.random() < 0.5:
             return NotYet("stopping", timedelta())
+        if passage.key.endswith(":forward:" + SPREADS) and passage.children is None and not self.chance(odds.busy):
+            return self._spread()
         if self.chance(odds.early):
             return NotYet("early", seconds)
         if self.chance(odds.busy):
@@ -143,6 +152,10 @@ class Simulation:
             rows = self._rows(number)
         return Done({"n": number}, rows)
 
+    def _spread(self) -> Spread:
+        kinds = self._rng.choices(("mend", "check"), k=self._rng.randrange(1, 5))
+        return Spread([Child(kind, {"id": self._rng.choice(_SUBJECTS)}) for kind in kinds], most=self._rng.randrange(1, 4))
+
     def _rows(self, number: int) -> Callable[[Any], Facts | None]:
         def rows(_connection: object) -> Facts:
             if self.chance(self.weather.busy):
@@ -155,18 +168,22 @@ class Simulation:
 
     def _start(self) -> None:
         self._workers = [worker for worker in self._workers if not worker.dead]
-        self._workers.append(Worker(self))
+        self._workers.append(Worker(self, self._rng.choice(_HOSTS[: self.weather.hosts])))
         self.say(f"{self._workers[-1].name} starts")
 
     def _over(self) -> bool:
         return self._asked == 0 and self.watch.busy == 0
 
     def _plan(self) -> None:
-        for subject in _SUBJECTS:
+        for subject in _ORGS:
             self._at(self.between(0, STORM_S), lambda subject=subject: self._tell(f"toy:{subject}"))
         for _ in range(self._rng.randrange(2, 6)):
             self._at(self.between(0, STORM_S / 2), self._enqueue)
-        things = (self._enqueue, self._cancel, self._cancel, self._retry, self._retry, self._wake, self._bell, self._quit, self._restart)
+        # fmt: off
+        things = (self._enqueue, self._cancel, self._cancel, self._retry, self._retry, self._skip, self._pause,
+                  self._wake, self._bell, self._quit, self._restart)
+        # fmt: on
+        self._at(STORM_S, self._resume)
         for _ in range(self.weather.operators):
             self._at(self.between(0, STORM_S), self._rng.choice(things))
 
@@ -190,10 +207,11 @@ class Simulation:
 
     def _enqueue(self) -> None:
         kind = self._rng.choice(list(KINDS.values()))
-        args: dict[str, Any] = {"id": self._rng.choice(_SUBJECTS)}
+        subject = "g" if kind.name == "gather" else self._rng.choice(_SUBJECTS)
+        args: dict[str, Any] = {"id": subject}
         if kind.widens and self._rng.random() < 0.5:
             args["deep"] = True
-        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)))
+        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)), org=_ORGS[subject])
         self.say(f"enqueue {kind.name} {args}: {ident}, {'new' if created else 'live'}")
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)
@@ -212,6 +230,24 @@ class Simulation:
             self.say(f"retry {job.id} ({before})")
             self.store.retry(job.id)
             self.watch.retried(job, before)
+
+    def _skip(self) -> None:
+        if job := self._job():
+            step = job.names[job.position]
+            self.store.skip(job.id, step)
+            self.say(f"skip {step} of {job.id}")
+            self.watch.skipped(job)
+
+    def _pause(self) -> None:
+        scopes = [("all", ""), ("kind", "make"), ("org", "x"), ("host", "here")]
+        scope, what = self._rng.choice(scopes)
+        self.say(f"pause {scope} {what}")
+        self.store.pause(scope, what)
+
+    def _resume(self) -> None:
+        self.say("resume everything")
+        for scope, what in sorted(self.store.pauses):
+            self.store.resume(scope, what)
 
     def _wake(self) -> None:
         self.store.wake(f"toy:{self._rng.choice(_SUBJECTS)}")

@@ -4,103 +4,18 @@ Written from the rules and not from the SQL, so that the two can disagree. Nothi
 one transaction of the real store does.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
-from worker.engine.drive import Record, Reply
+from tests.model.claims import Claiming
+from tests.model.rows import LIVE, PASSED, REST, Child, Job, Process, Refusal, StepRow
+from worker.engine.drive import Record
 from worker.engine.kinds import Kind
-
-LIVE = ("queued", "running", "waiting", "blocked")
-REST = ("succeeded", "failed", "cancelled")
-#: A step that has seen this many processes die is a suspect: no process holds two of them.
-SUSPECT = 3
+from worker.engine.walk import Reply
 
 
-class Refusal(Exception):  # noqa: N818  because the product calls it so
-    """The store said no. `code` is the SQLSTATE."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@dataclass(slots=True)
-class StepRow:
-    """What is written of one step in one direction."""
-
-    name: str
-    status: str
-    attempt: int
-    fence: int
-    facts: Mapping[str, Any]
-    entered: float
-
-
-@dataclass(slots=True)
-class Job:
-    """A row of `worker.jobs`. `number` is its place in the order of enqueueing."""
-
-    id: str
-    number: int
-    kind: Kind
-    subject: str
-    names: Sequence[str]  #: its steps, frozen when it was enqueued
-    args: Mapping[str, Any]
-    key: str | None
-    priority: int
-    run_at: float
-    requested_by: str | None = None
-    state: str = "queued"
-    direction: str = "forward"
-    position: int = 0
-    attempt: int = 0
-    parked: bool = False
-    woken: bool = False
-    process: int | None = None
-    fence: int | None = None
-    claims: int = 0
-    crashes: int = 0
-    cancel: bool = False
-    superseded_by: str | None = None
-    error: Mapping[str, Any] | None = None
-    started: bool = False
-    finished: bool = False
-    steps: dict[tuple[str, int], StepRow] = field(default_factory=dict)
-
-    @property
-    def stop(self) -> str | None:
-        """What its holder is told at the next boundary."""
-        return "superseded" if self.superseded_by else "cancelled" if self.cancel else None
-
-@dataclass(slots=True)
-class Subject:
-    """Who holds it, and how often it was ever claimed or taken away."""
-
-    fence: int = 0
-    holder: str | None = None
-
-
-@dataclass(slots=True)
-class Process:
-    """A start of a worker process. `locked`: its session still holds its lock."""
-
-    id: int
-    started: float
-    lease_until: float
-    locked: bool = True
-
-
-class Store:
-    """All rows. `now` moves only when somebody moves it."""
-
-    def __init__(self, *, max_crashes: int = 5) -> None:
-        self.now = 0.0
-        self.restarted = -1.0
-        self.max_crashes = max_crashes
-        self.jobs: dict[str, Job] = {}
-        self.subjects: dict[str, Subject] = {}
-        self.processes: dict[int, Process] = {}
+class Store(Claiming):
+    """All rows and every verb. `now` moves only when somebody moves it."""
 
     # What people and programs ask for.
 
@@ -112,29 +27,38 @@ class Store:
         key: str | None = None,
         run_at: float | None = None,
         priority: int = 100,
+        org: str = "",
         ident: str | None = None,
     ) -> tuple[str, bool]:
         """(job, whether it is new). `ident` is the id that a new one gets."""
         full = {**{name: False for name in kind.widens}, **args}
+        known = self.keys.get((kind.name, key)) if key is not None else None
+        if known is not None:
+            job, asked = self.jobs[known[0]], known[1]
+            had = job.args if job.key == key else asked
+            if any(full[name] != had[name] and (name not in kind.widens or full[name]) for name in full):
+                raise Refusal("MW002")
+            return job.id, False
         subject = kind.subject_prefix + str(args[kind.subject_arg])
-        for job in self.jobs.values():
-            if key is not None and (job.kind.name, job.key) == (kind.name, key):
-                if job.args != full:
-                    raise Refusal("MW002")
-                return job.id, False
         for job in self._on(subject):
             if job.kind.name == kind.name:
                 self._join(job, full)
+                self._remember(job, key, full)
                 return job.id, False
         number = len(self.jobs) + 1
         at = self.now if run_at is None else run_at
-        job = Job(ident or f"j{number}", number, kind, subject, kind.machine.names, full, key, priority, at)
+        job = Job(ident or f"j{number}", number, kind, subject, org, kind.machine.names, full, key, priority, at)
         self.jobs[job.id] = job
+        self._remember(job, key, full)
         if kind.supersedes:
             for other in self._on(subject):
                 if other is not job:
                     self._supersede(other, job)
         return job.id, True
+
+    def _remember(self, job: Job, key: str | None, args: Mapping[str, Any]) -> None:
+        if key is not None:
+            self.keys[job.kind.name, key] = (job.id, args)
 
     def _join(self, live: Job, args: Mapping[str, Any]) -> None:
         """The same kind is live on that subject: it may be widened, and nothing else may differ."""
@@ -144,7 +68,7 @@ class Store:
         wide = {**live.args, **{name: live.args[name] or args[name] for name in widens}}
         if wide != live.args:
             live.args = wide
-            self._call(live, also_blocked=True)
+            self._call_for(live, also_blocked=True)
 
     def cancel(self, ident: str) -> bool:
         """Ask a job to undo and end; whether there was anything to ask."""
@@ -157,8 +81,9 @@ class Store:
             self._end(job, "cancelled", {"code": "cancelled"})
             return True
         job.cancel = True
-        job.error = {"code": "cancelled"}
-        self._call(job, also_blocked=True)
+        if job.direction == "forward":
+            job.error = {"code": "cancelled"}
+        self._call_for(job, also_blocked=True)
         return True
 
     def retry(self, ident: str) -> None:
@@ -170,107 +95,80 @@ class Store:
             if any(other.kind.name == job.kind.name for other in self._on(job.subject)):
                 raise Refusal("MW001")
             job.steps.clear()
-            job.state, job.direction, job.position, job.finished = "queued", "forward", 0, False
+            self.children = [child for child in self.children if child.parent != ident]
+            for child in self.children:
+                if child.job == ident:
+                    child.state, child.told = None, False
+            job.state, job.direction, job.position, job.finished, job.superseded_by = "queued", "forward", 0, False, None
         else:
             job.steps = {at: row for at, row in job.steps.items() if row.status != "waiting"}
             job.state = "waiting"
         if job.direction == "forward":
-            job.cancel, job.error = False, None
+            job.cancel = False
+        self._anew(job)
+
+    def skip(self, ident: str, step: str) -> None:
+        """The step at which a job stands counts as done: an undo always, on the way forward where its kind allows it."""
+        job = self.jobs[ident]
+        if job.state not in {"blocked", "waiting"} or job.names[job.position] != step:
+            raise Refusal("MW005")
+        if job.direction == "forward" and step not in job.kind.skippable:
+            raise Refusal("MW005")
+        at = (job.direction, job.position)
+        if at in job.steps:
+            job.steps[at].status = "skipped"
+        else:
+            job.steps[at] = StepRow(step, "skipped", job.attempt, job.fence or 0, {}, self.now)
+        job.state = "waiting"
+        self._anew(job)
+
+    def _anew(self, job: Job) -> None:
+        """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
+        job.error = (job.error.get("undoing") or job.error) if job.error and job.direction == "back" else None
         job.attempt, job.crashes, job.run_at = 0, 0, self.now
+
+    def pause(self, scope: str, what: str) -> bool:
+        """Nothing of that kind, organisation, host, or at all is claimed any more. Whether that is new."""
+        new = (scope, what) not in self.pauses
+        self.pauses.add((scope, what))
+        return new
+
+    def resume(self, scope: str, what: str) -> int | None:
+        """How many jobs are free again, None where there was no such pause."""
+        if (scope, what) not in self.pauses:
+            return None
+        self.pauses.discard((scope, what))
+        freed = [job for job in self.jobs.values() if job.paused and not self.is_paused(job)]
+        for job in freed:
+            job.paused = False
+        return len(freed)
 
     def wake(self, subject: str) -> None:
         """Something happened outside: whoever waits here looks again, and whoever runs here does not wait next time."""
         for job in self._on(subject):
             if job.state in {"waiting", "running"}:
-                self._call(job, also_blocked=False)
+                self._call_for(job, also_blocked=False)
 
-    def _call(self, job: Job, *, also_blocked: bool) -> None:
-        job.woken = True
-        if job.state == "blocked" and also_blocked:
-            job.state = "waiting"
-        if job.state == "waiting":
-            job.run_at = self.now
+    # What processes ask for, besides claims.
 
-    # What processes ask for.
-
-    def register(self, lease_s: float) -> int:
+    def register(self, lease_s: float, host: str = "", ident: int | None = None) -> int:
         """A new identity, never used before."""
-        number = len(self.processes) + 1
-        self.processes[number] = Process(number, self.now, self.now + lease_s)
+        number = ident or len(self.processes) + 1
+        self.processes[number] = Process(number, host, self.now, self.now + lease_s)
         return number
 
-    def beat(self, process: int, lease_s: float) -> tuple[bool, frozenset[str]]:
-        """Renew a lease that has not ended. Also the running jobs of this process that must stop."""
+    def beat(self, process: int, lease_s: float) -> bool:
+        """Renew a lease that has not ended; whether it had not."""
         me = self.processes[process]
         alive = me.lease_until > self.now
         if alive:
             me.lease_until = self.now + lease_s
-        return alive, frozenset(job.id for job in self._run_by(process) if job.stop)
+        return alive
 
     def close(self, process: int) -> None:
         """A process leaves in good order."""
         self.processes[process].lease_until = self.now
         self.processes[process].locked = False
-
-    def claim(self, process: int, most: int, ids: Iterable[str] | None = None) -> list[Job]:
-        """Up to `most` jobs whose time it is, their subjects held from now on."""
-        found = self._found(process, most, ids)
-        taken = []
-        for subject in dict.fromkeys(job.subject for job in found):
-            head = self._head([job for job in found if job.subject == subject])
-            if self._overtakes(head):
-                continue
-            row = self.subjects.setdefault(subject, Subject())
-            if row.holder in {None, head.id}:
-                self._take(head, row, process)
-                taken.append(head)
-        for job in found:
-            self._end_holder_for(job)
-        for job in found:
-            if job not in taken and job.state == "queued" and self._must_park(job):
-                job.parked = True
-        return sorted(taken, key=_turn)
-
-    def _found(self, process: int, most: int, ids: Iterable[str] | None) -> list[Job]:
-        jobs = self.jobs.values() if ids is None else [self.jobs[ident] for ident in ids if ident in self.jobs]
-        busy = any(job.crashes >= SUSPECT for job in self._run_by(process))
-        ready = [job for job in jobs if self.ready(job) and not (busy and job.crashes >= SUSPECT)]
-        ready = sorted(ready, key=_turn)[:most]
-        suspects = [job for job in ready if job.crashes >= SUSPECT]
-        return [job for job in ready if job.crashes < SUSPECT] + suspects[:1]
-
-    def ready(self, job: Job) -> bool:
-        """Whether a claim may look at it."""
-        return job.state in {"queued", "waiting"} and not job.parked and job.run_at <= self.now
-
-    def _head(self, jobs: Sequence[Job]) -> Job:
-        """Who holds the subject already, then by priority, then by age."""
-        return min(jobs, key=lambda job: (job.state != "waiting", job.priority, job.number))
-
-    def _overtakes(self, job: Job) -> bool:
-        """Whether an older one of its subject is ready, too, and only did not fit into this claim."""
-        older = [other for other in self._on(job.subject) if other.state == "queued" and self.ready(other)]
-        return job.state == "queued" and any((other.priority, other.number) < (job.priority, job.number) for other in older)
-
-    def _take(self, job: Job, subject: Subject, process: int) -> None:
-        subject.holder = job.id
-        subject.fence += 1
-        job.state, job.process, job.fence, job.woken, job.started = "running", process, subject.fence, False, True
-        job.claims += 1
-        if job.direction == "forward" and not job.cancel:
-            job.error = None
-
-    def _end_holder_for(self, job: Job) -> None:
-        """A delete that finds its subject held by something else ends that, whenever that was enqueued."""
-        holder = self._holder(job.subject)
-        if job.kind.supersedes and holder and holder.kind.name != job.kind.name and not holder.superseded_by:
-            self._supersede(holder, job)
-
-    def _must_park(self, job: Job) -> bool:
-        holder = self._holder(job.subject)
-        if holder is None or holder is job:
-            return False
-        return bool(holder.superseded_by) or not (job.kind.supersedes and holder.kind.name != job.kind.name)
 
     def apply(self, record: Record) -> Reply | None:
         """Write one decision of whoever holds the subject; None for anybody else."""
@@ -278,7 +176,10 @@ class Store:
         if job.state != "running" or job.fence != record["fence"]:
             return None
         self._note(job, record)
-        return Reply(job.stop, job.args, again=self._move(job, record))
+        again = self._move(job, record)
+        reply = Reply(job.stop, job.args, again=again)
+        self._family(job, record)
+        return reply
 
     def _note(self, job: Job, record: Record) -> None:
         if record["status"] is None:
@@ -289,7 +190,7 @@ class Store:
         job.steps[at] = StepRow(record["name"], record["status"], record["attempt"], record["fence"], facts, entered)
 
     def _move(self, job: Job, record: Record) -> bool:
-        """Answers whether it waits and is due already."""
+        """Answers whether another claim had better come at once."""
         following = record["next"]
         if following == "go" and record["to_direction"] == job.direction:
             return False  # the row of a running job lies behind; its steps tell how far it is
@@ -303,13 +204,47 @@ class Store:
         if following == "rest":
             superseded = bool(job.superseded_by)
             self._end(job, "cancelled" if superseded else record["rest"], {"code": "superseded"} if superseded else job.error)
-            return False
+            return self._awaited(job)
         if following == "block" and not called:
             job.state = "blocked"
             return False
         job.state = "waiting"
         job.run_at = self.now if called else self.now + record["after_ms"] / 1000
         return following == "wait" and job.run_at <= self.now
+
+    def _awaited(self, job: Job) -> bool:
+        return any(other.parked for other in self._on(job.subject)) or any(child.job == job.id for child in self.children)
+
+    def _family(self, job: Job, record: Record) -> None:
+        """The step's children, in the same transaction: written once, started within their window, or dropped."""
+        position, mine = record["position"], self._children(job.id)
+        if record.get("spread") and not any(child.position == position for child in mine):
+            new = [Child(job.id, position, one["kind"], one["args"], record["most"]) for one in record["spread"]]
+            self.children += new
+            mine += new
+        here = [child for child in mine if child.position == position]
+        if record.get("family") == "start":
+            self._start_children(job, here)
+        elif record.get("family") == "drop":
+            self._drop_children(here)
+
+    def _start_children(self, parent: Job, children: list[Child]) -> None:
+        live = sum(child.state is None and child.job is not None for child in children)
+        waiting = [(number, child) for number, child in enumerate(children, 1) if child.unstarted]
+        for number, child in waiting[: max(0, children[0].most - live)] if children else []:
+            key = f"{parent.id}:{child.position}:{number}"
+            child.job, _ = self.enqueue(self.kinds[child.kind], child.args, key=key, priority=parent.priority, org=parent.org)
+            state = self.jobs[child.job].state
+            child.state = state if state in REST else None
+
+    def _drop_children(self, children: list[Child]) -> None:
+        for child in children:
+            if child.unstarted:
+                child.state, child.told = "cancelled", True
+            elif child.state is None and child.job is not None:
+                job = self.jobs[child.job]
+                if not (job.kind.machine.only_forward and job.started):
+                    self.cancel(job.id)
 
     def reap(self) -> list[tuple[str, bool]]:
         """Take work back from the dead: (job, whether the lease had ended)."""
@@ -343,42 +278,18 @@ class Store:
         if job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
             job.state, job.error = "blocked", {"code": "crash_loop"}
 
+    def stops(self, process: int) -> frozenset[str]:
+        """The running jobs of a process that must come to their boundary."""
+        return frozenset(job.id for job in self._run_by(process) if job.stop)
+
     def past(self, job: Job) -> Mapping[tuple[str, int], StepRow]:
         """What a claim answers of earlier ones."""
         return job.steps
 
-    # What several of them share.
+    def passed(self, job: Job, direction: str) -> set[int]:
+        """Positions that are done or skipped."""
+        return {at for (way, at), row in job.steps.items() if way == direction and row.status in PASSED}
 
-    def _supersede(self, job: Job, by: Job) -> None:
-        if job.state == "running":
-            job.superseded_by = by.id
-        else:
-            self._end(job, "cancelled", {"code": "superseded"})
-            job.superseded_by = by.id
-
-    def _end(self, job: Job, state: str, error: Mapping[str, Any] | None) -> None:
-        job.state, job.error, job.process, job.parked, job.finished = state, error, None, False, True
-        subject = self.subjects.get(job.subject)
-        if subject and subject.holder == job.id:
-            subject.holder = None
-        self._next(job.subject)
-
-    def _next(self, subject: str) -> None:
-        """The first of those parked here may be claimed again."""
-        parked = [job for job in self._on(subject) if job.parked]
-        if parked:
-            self._head(parked).parked = False
-
-    def _on(self, subject: str) -> list[Job]:
-        return [job for job in self.jobs.values() if job.subject == subject and job.state in LIVE]
-
-    def _run_by(self, process: int) -> list[Job]:
-        return [job for job in self.jobs.values() if job.process == process and job.state == "running"]
-
-    def _holder(self, subject: str) -> Job | None:
-        row = self.subjects.get(subject)
-        return self.jobs[row.holder] if row and row.holder else None
-
-
-def _turn(job: Job) -> tuple[int, float, int]:
-    return job.priority, job.run_at, job.number
+    def live(self) -> list[Job]:
+        """Jobs that have not ended."""
+        return [job for job in self.jobs.values() if job.state in LIVE]

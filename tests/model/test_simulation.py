@@ -12,12 +12,14 @@ import pytest
 import structlog
 
 from tests.model.simulation import Simulation
-from tests.model.store import Job, StepRow, Store
+from tests.model.rows import Job, StepRow
+from tests.model.store import Store
 from tests.model.watch import Broken
 from tests.model.worker import Lost, Pen
-from worker.engine.drive import Record, Reply
+from worker.engine.drive import Record
 from worker.engine.lease import Lease
 from worker.engine.machine import Facts
+from worker.engine.walk import Reply
 from worker.errors import JournalLost
 
 SEEDS = 40_000 if os.environ.get("MOLECULE_TEST_SIZE") == "full" else 4_000
@@ -74,10 +76,8 @@ class Fenceless(Store):
 class Open(Store):
     """Lets a subject be held twice."""
 
-    def claim(self, process: int, most: int, ids: Any = None) -> list[Job]:
-        for subject in self.subjects.values():
-            subject.holder = None
-        return super().claim(process, most, ids)
+    def _holder(self, subject: str) -> str | None:
+        return None
 
 
 class Forgetful(Store):
@@ -90,15 +90,15 @@ class Forgetful(Store):
 class Deaf(Store):
     """Forgets a call that comes while the job runs."""
 
-    def _call(self, job: Job, *, also_blocked: bool) -> None:
-        super()._call(job, also_blocked=also_blocked)
+    def _call_for(self, job: Job, *, also_blocked: bool) -> None:
+        super()._call_for(job, also_blocked=also_blocked)
         job.woken = job.woken and job.state != "running"
 
 
 class Crowded(Store):
     """Leaves parked jobs where they are."""
 
-    def _next(self, subject: str) -> None:
+    def _call(self) -> None:
         pass
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from tests.model.rules import at_rest, may_move, violations
-from tests.model.store import REST, Job, Store
+from tests.model.rows import REST, Child, Job
+from tests.model.store import Store
 from worker.engine.drive import Record
 from worker.engine.machine import NOTHING, Direction, Passage
 
@@ -28,10 +29,13 @@ class Watch:
         self._rows: Counter[_Place] = Counter()
         self._reached: dict[tuple[str, int], int] = {}
         self._states: dict[str, str] = {}
+        self._excused: set[str] = set()  #: a person retried or skipped: a family of theirs may be left alone
         self._told: dict[str, str | None] = {}  #: by subject, why its holder was told to stop, when it last heard from the store
 
     def claimed(self, job: Job) -> int:
         """A claim was answered with this job; the claim's number."""
+        if self.store.is_paused(job):
+            raise Broken(f"{job.id} is claimed while it is paused")
         self._claims += 1
         self.did["claims"] += 1
         self._holder[job.subject] = self._claims
@@ -48,6 +52,13 @@ class Watch:
         """A person retried it."""
         if before == "failed":
             self._run[job.id] += 1
+        self._excused.add(job.id)
+
+    def skipped(self, job: Job) -> None:
+        """A person skipped the step at which it stands."""
+        self.did["skips"] += 1
+        self._done[self._place(job, job.direction, job.position)] = self._claims
+        self._excused.add(job.id)
 
     def begins(self, number: int, passage: Passage) -> None:
         """An effect is about to be made under that claim."""
@@ -92,8 +103,11 @@ class Watch:
             self._reach(job, record["to_position"])
         if record["next"] != "go":
             self._holder[job.subject] = None
+        mine = [child for child in self.store.children if child.parent == job.id]
+        for child in mine:
+            self._is_within(child, mine)
         if job.state in REST:
-            self._ended(job)
+            self._ended(job, mine)
 
     def refused(self) -> None:
         """A decision was not accepted."""
@@ -116,8 +130,16 @@ class Watch:
         if wrong:
             raise Broken("; ".join(wrong))
 
-    def _ended(self, job: Job) -> None:
-        self.did[job.state] += 1
+    def _is_within(self, child: Child, family: list[Child]) -> None:
+        live = [other.job for other in family if other.position == child.position and other.job and other.state is None]
+        if len(live) > child.most and not self._excused & set(live):
+            raise Broken(f"{child.parent} has {len(live)} children at once, {child.most} may live")
+
+    def _ended(self, job: Job, family: list[Child]) -> None:
+        self.did[str(job.state)] += 1
+        left = [child.job for child in family if child.state is None]
+        if left and not job.superseded_by and not self._excused & {job.id, *left}:
+            raise Broken(f"{job.id} ended {job.state} before its children {left}")
         run = self._run[job.id]
         undone = {at for (ident, of, way, at) in self._done if (ident, of, way) == (job.id, run, "back")}
         if job.state == "succeeded":
@@ -128,9 +150,9 @@ class Watch:
             return
         if job.kind.machine.only_forward:
             raise Broken(f"{job.id} only goes forward and ended {job.state}")
-        left = self._undoable(job, 0) - undone
-        if left:
-            raise Broken(f"{job.id} ended {job.state} and left {sorted(left)}")
+        todo = self._undoable(job, 0) - undone
+        if todo:
+            raise Broken(f"{job.id} ended {job.state} and left {sorted(todo)}")
 
     def _backwards(self, job: Job, position: int) -> None:
         reached = self._reached[job.id, self._run[job.id]]

@@ -20,6 +20,7 @@ class Weather:
     blocked: float
     bug: float
     rows: float
+    hosts: int
     operators: int  #: how many things people ask for
 
 
@@ -42,5 +43,6 @@ def weather(rng: random.Random) -> Weather:
         blocked=chance(0.1),
         bug=chance(0.05),
         rows=rng.choice((0.0, 0.3, 1.0)),
+        hosts=rng.choice((1, 2)),
         operators=rng.randrange(8),
     )

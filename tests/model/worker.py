@@ -1,19 +1,22 @@
 """A simulated worker process: the engine's own Lease, Intake and drive, on the model and in the simulation's time."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from tests.model.fibers import FiberPool, Loop, Mortal, Stop
-from tests.model.store import Job, StepRow, Store
+from tests.model.rows import Job, StepRow
+from tests.model.store import Store
 from tests.model.watch import Broken, Watch
 from tests.model.weather import Weather
-from worker.engine.drive import Claimed, PastStep, Record, Reply, drive
+from worker.engine.drive import Record, drive
 from worker.engine.intake import Intake
 from worker.engine.kinds import Kind
-from worker.engine.lease import Lease
-from worker.engine.machine import Direction, Done, Facts, NotYet, Passage, Result
+from worker.engine.lease import _STRAYED, Beat, Lease
+from worker.engine.machine import Children, Direction, Done, Facts, NotYet, Passage, Result, Spread
+from worker.engine.walk import Claimed, PastStep, Reply
 from worker.errors import JournalLost, Unreachable
 
 LEASE_S = 6.0
@@ -71,12 +74,13 @@ class Held(Claimed):
 class Worker(Mortal):
     """One start of a worker process. It is its own register and its own claims."""
 
-    def __init__(self, sim: Sim) -> None:
-        self.process_id = sim.store.register(LEASE_S)
+    def __init__(self, sim: Sim, host: str) -> None:
+        self.process_id = sim.store.register(LEASE_S, host)
         super().__init__(f"p{self.process_id}")
         self.sim = sim
         self.cut = False  #: its connections are gone
-        self.running = 0
+        self.driven: Counter[str] = Counter()
+        self._after = ""
         loop = sim.loop
         self.intake = Intake(
             self,
@@ -89,7 +93,9 @@ class Worker(Mortal):
             event=loop.event,
             pool=FiberPool(loop, self),
         )
-        self.lease = sim.lease_of(self, LEASE_S, self.leave, self.intake.wake, clock=loop.clock, event=loop.event)
+        self.lease = sim.lease_of(
+            self, LEASE_S, self.lose, self.intake.wake, self.intake.driving, clock=loop.clock, event=loop.event
+        )
         loop.spawn(self, self.lease._run)
         loop.spawn(self, self.intake._look_around)
         self.intake.wake()
@@ -110,12 +116,19 @@ class Worker(Mortal):
         self.die("it leaves")
         raise Stop
 
+    def lose(self) -> None:
+        """The lease is lost. A job that is driven here is no reason."""
+        astray = [ident for ident in self.lease._strays if self.driven[ident]]
+        if astray and self.lease._strayed > _STRAYED:
+            raise Broken(f"{self.name} leaves because nobody drives {astray}, and it does")
+        self.leave()
+
     def quit(self) -> None:
         """SIGTERM: claim no more, give back what runs at its next boundary, leave."""
         self.sim.say(f"{self.name} is asked to leave")
         self.intake.drain()
         self.lease.drain()
-        while self.running:
+        while self.driven.total():
             self.sim.loop.sleep(0.1)
         self.sim.store.close(self.process_id)
         self.die("it left in good order")
@@ -152,7 +165,7 @@ class Worker(Mortal):
 
     # The engine's ports.
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
+    def beat(self) -> Beat:
         """`worker.engine.lease.Register`."""
         try:
             if self.cut:
@@ -160,9 +173,15 @@ class Worker(Mortal):
             self.moment("before beat")
             if self.sim.chance(self.sim.weather.lost_request):
                 raise Lost
-            return self.sim.store.beat(self.process_id, LEASE_S)
+            return self._beat()
         except Lost as error:
             raise Unreachable("renew lease: lost") from error
+
+    def _beat(self) -> Beat:
+        store, me = self.sim.store, self.process_id
+        running = frozenset(job.id for job in store.jobs.values() if job.state == "running" and job.process == me)
+        alive = store.beat(me, LEASE_S)
+        return Beat(alive, store.stops(me), ("host", store.processes[me].host) in store.pauses, running)
 
     def reap(self) -> int:
         """`worker.engine.lease.Register`."""
@@ -177,7 +196,7 @@ class Worker(Mortal):
 
     def claim(self, queues: Sequence[str], most: int, ids: Iterable[str] | None = None) -> list[Claimed]:
         """`worker.engine.intake.Claims`."""
-        if not any(self.sim.store.ready(job) for job in self.sim.store.jobs.values()):
+        if self.sim.store.is_idle():
             self.sim.loop.sleep(self.sim.latency())  # an idle look, short because there are so many
             return []
         try:
@@ -186,10 +205,13 @@ class Worker(Mortal):
             raise JournalLost("claim jobs: lost") from error
 
     def _take(self, most: int, ids: Iterable[str] | None) -> list[Claimed]:
-        taken = self.sim.store.claim(self.process_id, most, ids)
+        taken = self.sim.store.claim(self.process_id, most, ids, self._after)
+        if taken and ids is None:
+            self._after = taken[-1].org
         for job in taken:
             self.sim.say(f"{self.name} claims {job.id} with fence {job.fence} at {job.direction} {job.position}")
-        return [held(job, self.sim.store.past(job), self.sim.watch.claimed(job), self.sim.loop.now) for job in taken]
+        store, watch = self.sim.store, self.sim.watch
+        return [held(job, store.past(job), store.family(job), watch.claimed(job), store.now) for job in taken]
 
     def _take_back(self) -> int:
         back = self.sim.store.reap()
@@ -200,7 +222,7 @@ class Worker(Mortal):
 
     def _run(self, job: Claimed) -> None:
         assert isinstance(job, Held)
-        self.running += 1
+        self.driven[job.id] += 1
         try:
             machine = self.sim.kinds[job.kind].machine
             after = drive(job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock)
@@ -210,7 +232,7 @@ class Worker(Mortal):
             if after is not None:
                 self.intake.expect(after)
         finally:
-            self.running -= 1
+            self.driven[job.id] -= 1
 
 
 class Hands:
@@ -238,6 +260,8 @@ def spell(answer: Result) -> str:
     match answer:
         case Done(facts=facts, rows=rows):
             return f"done {facts}{' and rows' if rows else ''}"
+        case Spread(children=children, most=most):
+            return f"spread over {len(children)}, {most} at once"
         case NotYet(what=what, after=after):
             return f"not yet, {what}, {after.total_seconds():.3f}"
         case _:
@@ -294,7 +318,9 @@ class Pen:
         return Reply(job.stop, job.args, row.facts)
 
 
-def held(job: Job, past: Mapping[tuple[str, int], StepRow], number: int, now: float) -> Held:
+def held(
+    job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float
+) -> Held:
     """What a claim answers of this job."""
     rows = [
         PastStep(Direction(way), position, row.name, row.status, row.facts, timedelta(seconds=now - row.entered))
@@ -316,5 +342,7 @@ def held(job: Job, past: Mapping[tuple[str, int], StepRow], number: int, now: fl
         error=job.error,
         requested_by=job.requested_by,
         past=rows,
+        org=job.org,
+        family=family,
         number=number,
     )
