@@ -40,7 +40,9 @@ class Watch:
         self.did["claims"] += 1
         self._holder[job.subject] = self._claims
         self._told[job.subject] = job.stop
-        self._reach(job, job.position)
+        # A claim enters the first step that is neither done nor skipped; nobody can know whether its effect half happened.
+        passed = self.store.passed(job, "forward")
+        self._reach(job, next(at for at in range(job.position, len(job.names) + 1) if at not in passed))
         return self._claims
 
     def taken_back(self, job: Job, *, by_lease: bool) -> None:
@@ -170,6 +172,7 @@ class Watch:
     def _reach(self, job: Job, position: int) -> None:
         if job.direction == "forward":
             key = (job.id, self._run[job.id])
+            position = min(position, len(job.names) - 1)
             self._reached[key] = max(position, self._reached.get(key, -1))
 
     def _place(self, job: Job, direction: str, position: int) -> _Place:

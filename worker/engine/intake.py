@@ -4,6 +4,7 @@ Pulling is right and ringing is only faster: with no broker at all the same jobs
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event, Lock, Thread
@@ -61,7 +62,7 @@ class Intake:
         self._more = False  # the last look found as much as it could take
         self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
         self._guard = Lock()
-        self._driving: set[str] = set()
+        self._driving: Counter[str] = Counter()  # twice, while a job that is claimed again has not left its last drive yet
         self._claiming = 0
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
@@ -168,7 +169,7 @@ class Intake:
             self._run(job)
         finally:
             with self._guard:
-                self._driving.discard(job.id)
+                self._driving -= Counter([job.id])
             self._free.release()
             if self._more:
                 self.wake()
