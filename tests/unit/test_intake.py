@@ -44,7 +44,7 @@ def test_a_job_that_is_claimed_again_while_its_last_drive_leaves_is_still_driven
     second = Thread(target=lambda: intake.answer("j"))
     intake.answer("j")
 
-    assert intake.driving() == {"j"}
+    assert intake.driving() == frozenset({"j"})
     end.set()
     second.join()
     assert intake.driving() == frozenset()
