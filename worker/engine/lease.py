@@ -55,7 +55,8 @@ class Register(Protocol):
 class Lease:
     """Beats in a thread of its own. `on_lost` is called once, from that thread, when the right to work is gone.
 
-    `driving` answers which jobs this process drives, None while that is about to change.
+    `driving` answers which jobs this process drives, None while that is about to change. `clock` (monotonic seconds) and
+    `event` are the machine's own, or a simulation's.
     """
 
     def __init__(
@@ -65,19 +66,23 @@ class Lease:
         on_lost: Callable[[], None],
         on_reaped: Callable[[], None],
         driving: Callable[[], frozenset[str] | None] = lambda: None,
+        *,
+        clock: Callable[[], float] = monotonic,
+        event: Callable[[], Event] = Event,
     ) -> None:
         self._register = register
         self._length_s = length_s
         self._on_lost = on_lost
         self._on_reaped = on_reaped
-        self._sent = monotonic()
+        self._clock = clock
+        self._sent = clock()
         self._driving = driving
         self._stops: frozenset[str] = frozenset()
         self._drained = False
         self._strays: frozenset[str] = frozenset()
         self._strayed = 0
-        self._ended = Event()
-        self._draining = Event()
+        self._ended = event()
+        self._draining = event()
         self._guard = Lock()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
 
@@ -133,7 +138,7 @@ class Lease:
 
     def _beat(self) -> str | None:
         """Renew, and take work back from the dead. None, or why the right to work is gone."""
-        sent = monotonic()
+        sent = self._clock()
         try:
             driving = self._driving()
             beat = self._register.beat()
@@ -161,7 +166,7 @@ class Lease:
 
     def _fresh(self) -> bool:
         """Measured from when the last good beat was *sent*."""
-        return not self._ended.is_set() and monotonic() < self._sent + self._length_s - MARGIN_S
+        return not self._ended.is_set() and self._clock() < self._sent + self._length_s - MARGIN_S
 
     def _end(self) -> bool:
         with self._guard:
