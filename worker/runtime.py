@@ -13,10 +13,11 @@ from sqlalchemy import Engine
 from config.celery import DEFAULT_QUEUE
 from config.settings import Settings
 from worker.domain import Secret
-from worker.engine.drive import Claimed, Journal, drive
+from worker.engine.drive import Journal, drive
 from worker.engine.intake import Intake
 from worker.engine.kinds import Kind
 from worker.engine.lease import Lease
+from worker.engine.walk import Claimed
 from worker.errors import JournalLost, Misconfigured
 from worker.store import connect, requests
 from worker.store import kinds as catalogue
@@ -38,9 +39,14 @@ def database_url(settings: Settings) -> Secret:
     return Secret(settings.database_url.get_secret_value())
 
 
+def host_name() -> str:
+    """The machine's own name: what `drain` is asked for."""
+    return platform.node() or socket.gethostname()
+
+
 def process_name(role: str) -> str:
     """Who this process is, for people: host, role, pid."""
-    return f"{role}@{platform.node() or socket.gethostname()}:{os.getpid()}"
+    return f"{role}@{host_name()}:{os.getpid()}"
 
 
 class Reach(Protocol):
@@ -95,7 +101,8 @@ class Runtime:
                 raise Misconfigured(
                     f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
                 )
-            register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
+            knows = {kind.name: kind.machine.names for kind in kinds.values()}
+            register = Register(url, name=name, pid=os.getpid(), lease_s=settings.lease_s, host=host_name(), knows=knows)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
             only = {name.strip() for name in settings.queues.split(",") if name.strip()}
@@ -109,7 +116,7 @@ class Runtime:
                 return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
 
             intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
-            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
+            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake, driving=intake.driving)
             opened.callback(lease.close)
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()

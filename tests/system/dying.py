@@ -28,9 +28,10 @@ from celery import signals
 from config import settings as environment
 from worker import app as celery
 from worker.cli import daemon
-from worker.engine.drive import Journal, Record, Reply
+from worker.engine.drive import Journal, Record
 from worker.engine.kinds import Kind
-from worker.engine.machine import NOTHING, Blocked, Done, Effect, Facts, NotYet, Passage, Step
+from worker.engine.machine import NOTHING, Blocked, Done, Effect, Facts, NotYet, Passage, Spread, Step
+from worker.engine.walk import Reply
 from worker.errors import Refused
 from worker.runtime import LOST
 
@@ -108,11 +109,11 @@ class Script:
         return replace(step, do=self._wrap_effect(step.name, step.do), undo=undo)
 
     def _wrap_effect(self, step: str, effect: Effect) -> Effect:
-        def followed(passage: Passage, world: Any) -> Done | NotYet | Blocked:
+        def followed(passage: Passage, world: Any) -> Done | NotYet | Blocked | Spread:
             where = Where(passage.id, str(passage.direction), step)
             self.reached(where, "before", passage.stopping)
             self.note("enter", **where._asdict(), subject=passage.subject)
-            result: Done | NotYet | Blocked | None = None
+            result: Done | NotYet | Blocked | Spread | None = None
             try:
                 result = effect(passage, world)
             finally:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from worker.engine.drive import Claimed
+from worker.engine.walk import Claimed
 from worker.errors import Retryable
 
 log = structlog.get_logger()
@@ -56,6 +56,8 @@ class Intake:
         self._more = False  # the last look found as much as it could take
         self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
         self._guard = Lock()
+        self._driving: set[str] = set()
+        self._claiming = 0
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -87,6 +89,11 @@ class Intake:
             return False
         self._hold(claimed[0])
         return True
+
+    def driving(self) -> frozenset[str] | None:
+        """The jobs that this process drives; None while a claim is on its way, because its jobs are ours before they are here."""
+        with self._guard:
+            return frozenset(self._driving) if not self._claiming else None
 
     def drain(self) -> None:
         """Claim no more."""
@@ -135,19 +142,28 @@ class Intake:
             self._pool.submit(self._hold, job)
 
     def _claimed(self, most: int, ids: Sequence[str] | None) -> list[Claimed]:
+        with self._guard:
+            self._claiming += 1
         try:
-            return self._claims.claim(self._queues(), most, ids)
+            claimed = self._claims.claim(self._queues(), most, ids)
         except Retryable as error:
             log.warning("claim failed", reason=error.message)
+            claimed = []
         except Exception:
             log.exception("claim broke")
             self._on_lost()
-        return []
+            claimed = []
+        with self._guard:
+            self._driving.update(job.id for job in claimed)
+            self._claiming -= 1
+        return claimed
 
     def _hold(self, job: Claimed) -> None:
         try:
             self._run(job)
         finally:
+            with self._guard:
+                self._driving.discard(job.id)
             self._free.release()
             if self._more:
                 self.wake()

@@ -5,6 +5,7 @@ is made new at each start and never revived: a process that lost it must exit, a
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Protocol
@@ -19,6 +20,18 @@ log = structlog.get_logger()
 MARGIN_S = 0.5
 #: Seconds between two looks whether a late beat was answered.
 _LOOK_S = 0.05
+#: Beats in a row after which a job that runs here by its row alone is a defect, and the process leaves.
+_STRAYED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What the database answers to a beat."""
+
+    alive: bool
+    stops: frozenset[str]  #: our jobs that must come to their next boundary
+    draining: bool = False  #: our host is to be left free: jobs are given back, none is taken
+    running: frozenset[str] = frozenset()  #: jobs that the rows say run here
 
 
 class Register(Protocol):
@@ -26,8 +39,8 @@ class Register(Protocol):
 
     process_id: int
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
-        """Renew; answer whether we still live, and the ids of our jobs that must stop. Raises Retryable when cut off."""
+    def beat(self) -> Beat:
+        """Renew, and hear what is wanted of us. Raises Retryable when cut off."""
         ...
 
     def reap(self) -> int:
@@ -40,15 +53,29 @@ class Register(Protocol):
 
 
 class Lease:
-    """Beats in a thread of its own. `on_lost` is called once, from that thread, when the right to work is gone."""
+    """Beats in a thread of its own. `on_lost` is called once, from that thread, when the right to work is gone.
 
-    def __init__(self, register: Register, length_s: float, on_lost: Callable[[], None], on_reaped: Callable[[], None]) -> None:
+    `driving` answers which jobs this process drives, None while that is about to change.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        length_s: float,
+        on_lost: Callable[[], None],
+        on_reaped: Callable[[], None],
+        driving: Callable[[], frozenset[str] | None] = lambda: None,
+    ) -> None:
         self._register = register
         self._length_s = length_s
         self._on_lost = on_lost
         self._on_reaped = on_reaped
         self._sent = monotonic()
+        self._driving = driving
         self._stops: frozenset[str] = frozenset()
+        self._drained = False
+        self._strays: frozenset[str] = frozenset()
+        self._strayed = 0
         self._ended = Event()
         self._draining = Event()
         self._guard = Lock()
@@ -79,7 +106,7 @@ class Lease:
 
     def leaving(self) -> bool:
         """Whether jobs are given back at their next boundary."""
-        return self._draining.is_set()
+        return self._draining.is_set() or self._drained
 
     def drain(self) -> None:
         """Ask long effects to come to their boundary, and give jobs back there."""
@@ -108,10 +135,13 @@ class Lease:
         """Renew, and take work back from the dead. None, or why the right to work is gone."""
         sent = monotonic()
         try:
-            alive, stops = self._register.beat()
-            if not alive:
+            driving = self._driving()
+            beat = self._register.beat()
+            if not beat.alive:
                 return "the lease ended"
-            self._sent, self._stops = sent, stops
+            self._sent, self._stops, self._drained = sent, beat.stops, beat.draining
+            if self._is_astray(beat.running - driving if driving is not None else frozenset()):
+                return "the rows say that a job runs here, and nobody here drives it"
             if self._register.reap():
                 self._on_reaped()
         except Retryable as error:
@@ -122,6 +152,12 @@ class Lease:
             log.exception("beat broke")
             return "a beat broke"
         return None
+
+    def _is_astray(self, strays: frozenset[str]) -> bool:
+        """Whether the same job has been nobody's for several beats: it would be for ever, while this process lives."""
+        self._strays = strays & self._strays if self._strays else strays
+        self._strayed = self._strayed + 1 if self._strays else 0
+        return self._strayed > _STRAYED
 
     def _fresh(self) -> bool:
         """Measured from when the last good beat was *sent*."""

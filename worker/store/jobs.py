@@ -5,7 +5,7 @@ for what several jobs have ready costs a tenth of one statement each, and a sess
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -20,8 +20,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from worker.domain import Secret
-from worker.engine.drive import Claimed, PastStep, Record, Reply
-from worker.engine.machine import Direction, Facts
+from worker.engine.drive import Record
+from worker.engine.lease import Beat
+from worker.engine.machine import Children, Direction, Facts
+from worker.engine.walk import Claimed, PastStep, Reply
 from worker.errors import Fenced, JournalLost, Retryable, Unreachable, WorkerError
 from worker.store import connect
 
@@ -53,27 +55,33 @@ def _translated(what: str) -> Iterator[None]:
 
 
 class Register:
-    """This process's row and its session lock. A beat has as long as the lease, and not a second more."""
+    """This process's row and its session lock. A beat has as long as the lease, and not a second more.
 
-    def __init__(self, url: Secret, *, name: str, pid: int, queues: Sequence[str], lease_s: float) -> None:
+    `knows`: the step names of each kind of this release, so that it is offered what it is able to do; `host` is where it runs.
+    """
+
+    def __init__(
+        self, url: Secret, *, name: str, pid: int, lease_s: float, host: str = "", knows: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._connection = connect.open_raw(url, name=f"lease {name}")
         self._lease_ms = int(lease_s * 1000)
         with _translated("register process"), self._connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = %s", (self._lease_ms,))
             cursor.execute(
-                "INSERT INTO worker.processes (name, pid, queues, lease_until) "
-                "VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-                (name, pid, list(queues), lease_s),
+                "SELECT worker.enter(%s, %s, %s, %s, %s::jsonb)",
+                (name, pid, host, self._lease_ms, json.dumps({kind: list(steps) for kind, steps in (knows or {}).items()})),
             )
             self.process_id: int = _one(cursor)[0]
             cursor.execute("SELECT pg_advisory_lock(%s, %s)", (NAMESPACE, self.process_id))
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
-        """Renew the lease. Answers (alive, jobs of ours that must stop)."""
+    def beat(self) -> Beat:
+        """Renew the lease."""
         with _translated("renew lease"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT alive, stop::text[] FROM worker.beat(%s, %s)", (self.process_id, self._lease_ms))
-            alive, stop = _one(cursor)
-        return alive, frozenset(stop)
+            cursor.execute(
+                "SELECT alive, stop::text[], draining, running::text[] FROM worker.beat(%s, %s)", (self.process_id, self._lease_ms)
+            )
+            alive, stop, draining, running = _one(cursor)
+        return Beat(alive, frozenset(stop), draining, frozenset(running))
 
     def reap(self) -> int:
         """Take work back from dead processes. Answers how many jobs."""
@@ -97,6 +105,7 @@ class Claims:
         self._process_id = process_id
         self._guard = Lock()
         self._connection: RawConnection | None = None
+        self._after = ""  # the organisation that was served last: the next claim begins behind it
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
         """Up to `most` due jobs, or those of `ids` that are due.
@@ -109,17 +118,19 @@ class Claims:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
-                        "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
-                        (self._process_id, list(queues), most, list(ids) if ids is not None else None),
+                        "error, requested_by, traceparent, past, org, family FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
+                        (self._process_id, list(queues), most, list(ids) if ids is not None else None, self._after),
                     )
-                    rows = cursor.fetchall()
+                    claimed = [_claimed(row) for row in cursor.fetchall()]
             except psycopg2.Error as error:
                 self._connection = None
                 if connection.closed:
                     raise JournalLost("claim jobs: the connection broke before the answer") from error
                 connection.close()
                 raise
-        return [_claimed(row) for row in rows]
+            if claimed and ids is None:
+                self._after = claimed[-1].org
+        return claimed
 
     def close(self) -> None:
         """Close the connection."""
@@ -136,7 +147,8 @@ class Claims:
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
-    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by, past = row
+    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by = row[:13]
+    traceparent, past, org, family = row[13:]
     return Claimed(
         id=ident,
         kind=kind,
@@ -151,6 +163,9 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         stop=stop,
         error=error,
         requested_by=requested_by,
+        traceparent=traceparent,
+        org=org,
+        family={int(spread): Children(**counts) for spread, counts in (family or {}).items()},
         past=[
             PastStep(
                 Direction(p["direction"]), p["position"], p["name"], p["status"], p["facts"], timedelta(milliseconds=p["ago_ms"])
