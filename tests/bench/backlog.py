@@ -201,7 +201,7 @@ def _scene(ground: Ground, name: str, fill: Callable[[Database, Claims], None]) 
     with ground.database() as database, ExitStack() as closing:
         with database.engine.begin() as connection:
             kinds.write(connection, [ONE], backend="memory", host="local")
-        register = Register(database.url, name="bench", pid=0, queues=[str(ONE.queue)], lease_s=_LEASE_S)
+        register = Register(database.url, name="bench", pid=0, lease_s=_LEASE_S)
         closing.callback(register.close)
         claims = Claims(database.url, process_id=register.process_id, name="bench")
         closing.callback(claims.close)
