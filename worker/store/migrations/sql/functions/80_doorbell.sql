@@ -8,16 +8,16 @@ DECLARE
 BEGIN
     PERFORM worker.call();
     RETURN QUERY
-        WITH due AS MATERIALIZED (
-            (SELECT j.id, false AS lost FROM worker.jobs j
-             WHERE j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused AND j.rung_at IS NULL
-             LIMIT p_n FOR UPDATE SKIP LOCKED)
-            UNION ALL
-            (SELECT j.id, true FROM worker.jobs j
-             WHERE j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused AND j.rung_at < v_before
-             ORDER BY j.rung_at LIMIT p_n FOR UPDATE SKIP LOCKED)
+        WITH never AS MATERIALIZED (
+            SELECT j.id FROM worker.jobs j
+            WHERE j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused AND j.rung_at IS NULL
+            LIMIT p_n FOR UPDATE SKIP LOCKED
+        ), again AS MATERIALIZED (
+            SELECT j.id FROM worker.jobs j
+            WHERE j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused AND j.rung_at < v_before
+            ORDER BY j.rung_at LIMIT p_n - (SELECT count(*) FROM never) FOR UPDATE SKIP LOCKED
         ), first AS (
-            SELECT d.id, d.lost FROM due d ORDER BY d.lost LIMIT p_n
+            SELECT n.id, false AS lost FROM never n UNION ALL SELECT a.id, true FROM again a
         )
         UPDATE worker.jobs j SET rung_at = clock_timestamp() FROM first f WHERE j.id = f.id RETURNING j.id, j.kind, j.queue, f.lost;
 END $$;
