@@ -1,7 +1,7 @@
 """A simulated worker process: the engine's own Lease, Intake and drive, on the model and in the simulation's time."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -225,7 +225,9 @@ class Worker(Mortal):
         self.driven[job.id] += 1
         try:
             machine = self.sim.kinds[job.kind].machine
-            after = drive(job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock)
+            after = drive(
+                job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock
+            )
         except JournalLost:
             self.leave()
         else:
@@ -318,9 +320,7 @@ class Pen:
         return Reply(job.stop, job.args, row.facts)
 
 
-def held(
-    job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float
-) -> Held:
+def held(job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float) -> Held:
     """What a claim answers of this job."""
     rows = [
         PastStep(Direction(way), position, row.name, row.status, row.facts, timedelta(seconds=now - row.entered))
