@@ -61,7 +61,7 @@ def test_a_caller_that_does_not_commit_holds_up_its_own_subject_and_no_other(dat
 def test_a_decision_that_meets_a_lock_when_it_is_sent_again_waits_for_it(database: Database) -> None:
     remember(database, KIND)
     job = ask(database)
-    register = Register(database.url, name="test", pid=1, queues=[], lease_s=60)
+    register = Register(database.url, name="test", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="test")
     [claimed] = claims.claim(["toy"], 1)
     with between(database) as (proxy, url), ThreadPoolExecutor(1) as thread:
