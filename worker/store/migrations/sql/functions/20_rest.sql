@@ -6,6 +6,22 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('worker_jobs', json_build_object('id', p_job, 'state', p_state)::text)
 $$;
 
+-- The position at which a job goes on: `jobs.position` says where it was claimed last, and what was passed since is in its steps.
+CREATE OR REPLACE FUNCTION worker.stands_at(p_job worker.jobs) RETURNS int
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_ahead int := CASE p_job.direction WHEN 'forward' THEN 1 ELSE -1 END;
+    v_at int := p_job.position;
+BEGIN
+    WHILE v_at + v_ahead BETWEEN 0 AND cardinality(p_job.steps) - 1 AND EXISTS (
+        SELECT FROM worker.steps s WHERE s.job_id = p_job.id AND s.direction = p_job.direction AND s.position = v_at
+            AND s.status IN ('done', 'skipped'))
+    LOOP
+        v_at := v_at + v_ahead;
+    END LOOP;
+    RETURN v_at;
+END $$;
+
 -- What follows from a rest: subjects are free, parents can see how their children ended, children that were never started are
 -- dropped. The next job of a subject and the parent are called by the next claim (worker.call), because their rows may be locked
 -- by somebody who waits for one of ours.
@@ -52,7 +68,7 @@ BEGIN
         IF v.state = 'running' THEN
             UPDATE worker.jobs SET superseded_by = p_job WHERE id = v.id;
         ELSE
-            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[v.position + 1]), p_job);
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[worker.stands_at(v) + 1]), p_job);
         END IF;
     END LOOP;
 END $$;

@@ -46,11 +46,14 @@ BEGIN
 END $$;
 
 -- A job that this process cannot do is left to those who can. Where nobody can, it is taken: to be blocked with the reason.
+-- A process that never said is of the release that knew the first definitions.
 CREATE OR REPLACE FUNCTION worker.is_able(p_process int, p_able int[], p_definition int) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT p_able IS NULL OR p_definition IS NULL OR p_definition = ANY (p_able) OR NOT EXISTS (
-        SELECT FROM worker.processes p WHERE p.id <> p_process AND p.lease_until > clock_timestamp()
-            AND (p.able IS NULL OR p_definition = ANY (p.able)))
+    SELECT p_definition IS NULL OR p_definition = ANY (p_able)
+        OR (p_able IS NULL AND EXISTS (SELECT FROM worker.definitions d WHERE d.id = p_definition AND d.first))
+        OR NOT EXISTS (
+            SELECT FROM worker.processes p JOIN worker.definitions d ON d.id = p_definition
+            WHERE p.id <> p_process AND p.lease_until > clock_timestamp() AND coalesce(p_definition = ANY (p.able), d.first))
 $$;
 
 -- Those of `p_found` whose pause holds leave the ready index; the others are answered.
@@ -98,7 +101,9 @@ BEGIN
     ), free AS MATERIALIZED (
         SELECT h.subject, h.id, t.key IS NULL AS new FROM head h LEFT JOIN there t ON t.key = h.subject
         WHERE CASE WHEN t.key IS NOT NULL THEN t.job_id IS NULL OR t.job_id = t.id
-                   ELSE NOT EXISTS (SELECT FROM worker.subjects k WHERE k.key = h.subject) END
+                   -- Its first claim ever, which another may be making: a unique index would have us wait for that one.
+                   ELSE NOT EXISTS (SELECT FROM worker.subjects k WHERE k.key = h.subject)
+                       AND pg_try_advisory_xact_lock(x'6D7702'::int, hashtext(h.subject)) END
         ORDER BY array_position(p_found, h.id) LIMIT p_most
     ), new AS (
         INSERT INTO worker.subjects AS s (key, fence, job_id) SELECT f.subject, 1, f.id FROM free f WHERE f.new ORDER BY f.subject
