@@ -59,8 +59,9 @@ class WorkerApp(Celery):
 
 def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
     """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
-    runtime, kind = app.runtime, app.kinds[self.name]
-    if runtime is None or app.home != os.getpid():
+    own: WorkerApp = self.app
+    runtime, kind = own.runtime, own.kinds[self.name]
+    if runtime is None or own.home != os.getpid():
         log.warning("doorbell without a runtime", kind=self.name)
         return
     ident = job if job is not None else subject_id

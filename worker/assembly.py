@@ -112,8 +112,11 @@ def installation_of(engine: Engine) -> str:
 class Pulse:
     """Asks in a thread of its own whether the backend answers, because a hanging engine must not stop the intake."""
 
-    def __init__(self, compute: DockerCompute | MemoryCompute, tell: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, compute: DockerCompute | MemoryCompute, tell: Callable[[list[str]], None], *, every_s: float = _PULSE_S
+    ) -> None:
         self._compute = compute
+        self._every_s = every_s
         self._tell = tell
         self._ended = Event()
         self.beating = self._look(told=None)
@@ -126,7 +129,7 @@ class Pulse:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._ended.wait(_PULSE_S):
+        while not self._ended.wait(self._every_s):
             self.beating = self._look(told=self.beating)
 
     def _look(self, *, told: bool | None) -> bool:
