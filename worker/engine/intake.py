@@ -17,6 +17,11 @@ from worker.errors import Retryable
 
 log = structlog.get_logger()
 
+#: While more is queued than there is room for, a look waits until this share of the slots is free, or for so many seconds at
+#: most: a claim of eight costs hardly more than a claim of one.
+_SHARE = 4
+_GATHER_S = 0.01
+
 
 class Claims(Protocol):
     """Where jobs are claimed."""
@@ -58,6 +63,7 @@ class Intake:
         self._guard = Lock()
         self._driving: set[str] = set()
         self._claiming = 0
+        self._freed = 0  # slots, since the last look
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -74,8 +80,11 @@ class Intake:
         """Look again after this many seconds, because a wait of ours ends then; the next ordinary look may be too late."""
         if seconds < self._poll_s:
             with self._guard:
-                heapq.heappush(self._due, monotonic() + seconds)
-            self._wake.set()
+                at = monotonic() + seconds
+                heapq.heappush(self._due, at)
+                first = self._due[0] == at
+            if first:
+                self._wake.set()
 
     def answer(self, job_id: str) -> bool:
         """Drive this job in the caller's thread, when it is due and free and there is room; False otherwise."""
@@ -131,6 +140,8 @@ class Intake:
             return min(self._poll_s, self._due[0] - now) if self._due else self._poll_s
 
     def _take(self) -> None:
+        with self._guard:
+            self._freed = 0
         room = 0
         while room < self._slots and self._free.acquire(blocking=False):
             room += 1
@@ -164,6 +175,10 @@ class Intake:
         finally:
             with self._guard:
                 self._driving.discard(job.id)
+                self._freed += 1
+                enough = self._freed * _SHARE >= self._slots
             self._free.release()
-            if self._more:
+            if self._more and enough:
                 self.wake()
+            elif self._more:
+                self.expect(_GATHER_S)
