@@ -168,6 +168,10 @@ DECLARE
     v record;
 BEGIN
     SELECT * INTO v_process FROM worker.processes p WHERE p.id = p_process;
+    -- Whose lease is over takes nothing: it could not begin it, and each job that it took would count as a crash.
+    IF (v_process.lease_until > clock_timestamp()) IS NOT TRUE THEN
+        RETURN;
+    END IF;
     v_paused := EXISTS (SELECT FROM worker.pauses p WHERE p.scope <> 'host');
     IF EXISTS (SELECT FROM worker.pauses p WHERE p.scope = 'host' AND p.what = v_process.host) THEN
         RETURN;
