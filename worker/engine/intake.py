@@ -69,7 +69,7 @@ class Intake:
         self._guard = Lock()
         self._driving: Counter[str] = Counter()  # twice, while a job that is claimed again has not left its last drive yet
         self._claiming = 0
-        self._freed = 0  # slots, since the last look
+        self._freed: list[float] = []  # monotonic seconds at which slots became free since the last look
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -127,9 +127,10 @@ class Intake:
 
     def _look_around(self) -> None:
         while not self._closed.is_set():
-            stirred = self._wake.wait(self._pause())
+            pause = self._pause()
+            stirred = self._wake.wait(pause)
             self._wake.clear()
-            if not self._closed.is_set() and (self._asked or not stirred):
+            if not self._closed.is_set() and (self._asked or not stirred or not pause):
                 self._asked = False
                 try:
                     self._take()
@@ -138,16 +139,20 @@ class Intake:
         log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
+        """Seconds until the next look; 0 when its time has come."""
         with self._guard:
             now = self._clock()
+            look = [now + self._poll_s]
             while self._due and self._due[0] <= now:
-                heapq.heappop(self._due)
-                return 0.0
-            return min(self._poll_s, self._due[0] - now) if self._due else self._poll_s
+                look.append(heapq.heappop(self._due))
+            look += self._due[:1]
+            if self._more and self._freed:
+                look.append(self._freed[0] + _GATHER_S)
+            return max(0.0, min(look) - now)
 
     def _take(self) -> None:
         with self._guard:
-            self._freed = 0
+            self._freed.clear()
         room = 0
         while room < self._slots and self._free.acquire(blocking=False):
             room += 1
@@ -181,10 +186,10 @@ class Intake:
         finally:
             with self._guard:
                 self._driving -= Counter([job.id])
-                self._freed += 1
-                enough = self._freed * _SHARE >= self._slots
+                self._freed.append(self._clock())
+                freed = len(self._freed)
             self._free.release()
-            if self._more and enough:
+            if self._more and freed * _SHARE >= self._slots:
                 self.wake()
-            elif self._more:
-                self.expect(_GATHER_S)
+            elif self._more and freed == 1:
+                self._wake.set()  # to think again about when to look
