@@ -53,8 +53,10 @@ class Register(Protocol):
 
 
 class Lease:
-    """Beats in a thread of its own, and is watched by another: a beat on a connection that stands still and is not cut never
-    ends. `on_lost` is called once, from one of them, when the right to work is gone.
+    """Beats in a thread of its own, and is watched by another.
+
+    A beat on a connection that stands still and is not cut never ends. `on_lost` is called once, from one of the two threads,
+    when the right to work is gone.
 
     `driving` answers which jobs this process drives, None while that is about to change. `stuck` answers what of the process's
     other work has stood still for too long, which is as good a reason to leave. `clock` (monotonic seconds) and `event` are the
