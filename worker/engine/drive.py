@@ -52,6 +52,9 @@ class Claimed:
     error: Mapping[str, Any] | None = None
     requested_by: str | None = None
     past: Sequence[PastStep] = ()
+    traceparent: str | None = None  #: W3C, of whoever enqueued it
+    waited: timedelta = timedelta()  #: from the moment when it was due until the claim
+    age: timedelta = timedelta()  #: since it was enqueued, at the claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ for what several jobs have ready costs a tenth of one statement each, and a sess
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -75,11 +75,14 @@ class Register:
             alive, stop = _one(cursor)
         return alive, frozenset(stop)
 
-    def reap(self) -> int:
-        """Take work back from dead processes. Answers how many jobs."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from dead processes. Answers how many jobs by what showed it: session (killed) or lease (silent)."""
         with _translated("reap"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM worker.reap(%s, %s)", (NAMESPACE, MAX_CRASHES))
-            return int(_one(cursor)[0])
+            cursor.execute(
+                "SELECT CASE WHEN by_lease THEN 'lease' ELSE 'session' END, count(*) FROM worker.reap(%s, %s) GROUP BY 1",
+                (NAMESPACE, MAX_CRASHES),
+            )
+            return dict(cursor.fetchall())
 
     def close(self) -> None:
         """End the lease now; closing the session frees the lock."""
@@ -109,7 +112,7 @@ class Claims:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
-                        "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
+                        "error, requested_by, past, traceparent, waited_ms, age_ms FROM worker.claim(%s, %s, %s, %s::uuid[])",
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None),
                     )
                     rows = cursor.fetchall()
@@ -136,7 +139,10 @@ class Claims:
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
-    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by, past = row
+    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by, past, *more = (
+        row
+    )
+    traceparent, waited_ms, age_ms = more
     return Claimed(
         id=ident,
         kind=kind,
@@ -157,6 +163,9 @@ def _claimed(row: Sequence[Any]) -> Claimed:
             )
             for p in past or ()
         ],
+        traceparent=traceparent,
+        waited=timedelta(milliseconds=waited_ms),
+        age=timedelta(milliseconds=age_ms),
     )
 
 

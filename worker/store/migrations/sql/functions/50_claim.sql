@@ -2,7 +2,8 @@
 
 CREATE OR REPLACE FUNCTION worker.claim(p_process int, p_queues text[], p_n int, p_ids uuid[] DEFAULT NULL)
 RETURNS TABLE (id uuid, kind text, subject text, args jsonb, steps text[], only_forward boolean, direction text, position_ int,
-               attempt int, fence bigint, claims int, stop text, error jsonb, requested_by text, traceparent text, past jsonb)
+               attempt int, fence bigint, claims int, stop text, error jsonb, requested_by text, traceparent text, past jsonb,
+               waited_ms float8, age_ms float8)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -80,6 +81,7 @@ BEGIN
                CASE WHEN j.claims > 1 THEN (
                    SELECT jsonb_agg(jsonb_build_object('direction', s.direction, 'position', s.position, 'name', s.name, 'status', s.status,
                           'facts', s.facts, 'ago_ms', extract(epoch FROM clock_timestamp() - s.started_at) * 1000) ORDER BY s.direction, s.position)
-                   FROM worker.steps s WHERE s.job_id = j.id) END
+                   FROM worker.steps s WHERE s.job_id = j.id) END,
+               extract(epoch FROM clock_timestamp() - j.run_at)::float8 * 1000, extract(epoch FROM clock_timestamp() - j.created_at)::float8 * 1000
         FROM worker.jobs j WHERE j.id = ANY (v_taken) ORDER BY j.priority, j.run_at, j.seq;
 END $$;
