@@ -22,7 +22,7 @@ _REDACTED: Final = "[redacted]"
 _DEEPEST: Final = 8
 #: What stands before the host: up to the last @ of the authority; and beyond a slash, where a password was not encoded.
 _USERINFO: Final = re.compile(r"""(?<=://)(?:[^\s/?#:@]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s"'<>]*@|[^\s/?#"'<>]*@)""")
-_OURS: Final = frozenset({"config", "worker", "tasks", "tests"})
+_OURS: Final = frozenset({"config", "worker", "tasks"})
 #: Raised by the interpreter itself, in one of our own frames, their text names types and names, never values.
 _TELLING: Final = (TypeError, AttributeError, NameError, ImportError, ZeroDivisionError, RecursionError)
 
@@ -78,7 +78,7 @@ def _told(error: BaseException, seen: frozenset[int] = frozenset()) -> Iterator[
     if behind is not None and id(behind) not in seen:
         yield from _told(behind, seen | {id(error)})
         yield "which led to:"
-    # Without the line of source, because a literal in a test or a console may be a value.
+    # Without the line of source, because a literal there may be a value.
     yield from (f"  {at.filename}:{at.lineno} in {at.name}" for at in traceback.extract_tb(error.__traceback__))
     yield said(error)
     if isinstance(error, BaseExceptionGroup):

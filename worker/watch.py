@@ -171,6 +171,7 @@ class Network:
                     self._found = None
             found = self._found
         try:
-            return found is None or any(ip_address(host) in ip_network(subnet) for subnet in found)
+            caller = ip_address(host)
         except ValueError:
             return True
+        return found is None or any(caller in ip_network(subnet) for subnet in found)
