@@ -3,20 +3,16 @@
 import logging
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from gzip import decompress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 from uuid import UUID
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from sqlalchemy import text
 
+from tests.collecting import Collector, collecting
 from tests.commands import Shell
 from tests.conftest import Database
 from tests.toys import EAGER, SECOND, Stage, ask, process, remember, state, toy_kind
@@ -42,60 +38,6 @@ PASSAGE = Passage(
     stopping=lambda: False,
     key="k",
 )
-
-
-@dataclass
-class Collector:
-    """What arrived, as dictionaries of what matters."""
-
-    port: int = 0
-    spans: list[dict[str, Any]] = field(default_factory=list)
-    services: set[str] = field(default_factory=set)
-    raw: bytes = b""
-
-    def named(self, name: str) -> list[dict[str, Any]]:
-        return [span for span in self.spans if span["name"] == name]
-
-
-@contextmanager
-def collecting(port: int = 0) -> Iterator[Collector]:
-    found = Collector()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            body = decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-            found.raw += body
-            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                found.services |= {a.value.string_value for a in resource.resource.attributes if a.key == "service.name"}
-                found.spans += [_told(span) for scope in resource.scope_spans for span in scope.spans]
-            self.send_response(200 if self.path == "/v1/traces" else 404)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    found.port = server.server_port
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _told(span: Any) -> dict[str, Any]:
-    return {
-        "name": span.name,
-        "trace": span.trace_id.hex(),
-        "parent": span.parent_span_id.hex(),
-        "links": [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
-        "failed": span.status.code == span.status.STATUS_CODE_ERROR,
-        **{a.key: a.value.string_value or a.value.int_value for a in span.attributes},
-    }
 
 
 @pytest.fixture
@@ -178,7 +120,7 @@ def test_an_enqueuer_that_is_not_sampled_is_not_sampled_here(database: Database,
 
 def test_what_a_step_enqueues_continues_its_span(database: Database, collector: Collector) -> None:
     remember(database, toy_kind())
-    stage, children = Stage(), []
+    stage, children = Stage(), list[str]()
 
     def spread(_: Passage) -> Any:
         if not children:
@@ -237,8 +179,12 @@ def test_a_collector_that_is_away_holds_nothing_up_and_is_said_once_and_once_tha
             jobs = [ask(database) for _ in range(4)]
             until(lambda jobs=jobs: all(state(database, job) == "succeeded" for job in jobs), what="all at rest")  # type: ignore[misc]
         until(lambda: says("tracing away"), what="said that it is away")
-        Event().wait(0.5)
         with collecting(port) as back:
+            back.status = 400
+            for number in range(3):
+                ask(database)
+                until(lambda number=number: back.calls > number, what="refused again")  # type: ignore[misc]
+            back.status = 200
             last = ask(database)
             until(lambda: any(span["job.id"] == last for span in back.spans), what="spans again")
             until(lambda: says("tracing back"), what="said that it is back")
