@@ -11,7 +11,10 @@ _WORKSPACE: Final = {"workspace_id": Arg("uuid")}
 
 KINDS: Final = (
     Kind(PROVISION, "workspace:", "workspace_id", _WORKSPACE, queue=None),
-    Kind(DELETE, "workspace:", "workspace_id", _WORKSPACE, queue=None, supersedes=True),
+    # What may be skipped is what a dead host makes impossible; the debt stays, and the ledger says what it is about.
+    Kind(
+        DELETE, "workspace:", "workspace_id", _WORKSPACE, queue=None, supersedes=True, skippable=("compute", "absence", "volumes")
+    ),
 )
 
 for _kind in KINDS:

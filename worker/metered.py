@@ -5,10 +5,11 @@ from time import monotonic
 from typing import Any, Final
 
 from worker.engine.doorbell import Ring
-from worker.engine.drive import Claimed, Journal, Record, Reply
+from worker.engine.drive import Journal, Record
 from worker.engine.intake import Claims
-from worker.engine.lease import Register
+from worker.engine.lease import Beat, Register
 from worker.engine.machine import Facts
+from worker.engine.walk import Claimed, Reply
 from worker.metrics import Meters, labels_of
 
 #: Seconds after a bell could not be sent in which no job counts as lost: nobody was rung for.
@@ -77,7 +78,7 @@ class MeteredRegister:
         self._sent = monotonic()
         self.process_id = own.process_id
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
+    def beat(self) -> Beat:
         """See the port."""
         sent = monotonic()
         answer = self._own.beat()

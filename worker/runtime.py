@@ -14,10 +14,11 @@ from config.celery import DEFAULT_QUEUE
 from config.settings import Settings
 from worker import metrics, trace_context
 from worker.domain import Secret
-from worker.engine.drive import Claimed, Journal, drive
+from worker.engine.drive import Journal, drive
 from worker.engine.intake import Intake
 from worker.engine.kinds import Kind
 from worker.engine.lease import Lease
+from worker.engine.walk import Claimed
 from worker.errors import JournalLost, Misconfigured
 from worker.metered import MeteredClaims, MeteredJournal, MeteredRegister
 from worker.store import connect, requests
@@ -40,9 +41,14 @@ def database_url(settings: Settings) -> Secret:
     return Secret(settings.database_url.get_secret_value())
 
 
+def host_name() -> str:
+    """The machine's own name: what `drain` is asked for."""
+    return platform.node() or socket.gethostname()
+
+
 def process_name(role: str) -> str:
     """Who this process is, for people: host, role, pid."""
-    return f"{role}@{platform.node() or socket.gethostname()}:{os.getpid()}"
+    return f"{role}@{host_name()}:{os.getpid()}"
 
 
 class Reach(Protocol):
@@ -85,8 +91,12 @@ class Runtime:
         *,
         journal_of: Callable[[Journal], Journal] = lambda journal: journal,
         leave: Callable[[], None] = lambda: os._exit(LOST),
+        answer_s: float = 30.0,
     ) -> "Runtime":
-        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable."""
+        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable.
+
+        `answer_s`: seconds until a database that neither answers nor hangs up counts as lost.
+        """
         url, name = database_url(settings), process_name("jobs")
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
@@ -99,7 +109,8 @@ class Runtime:
                 )
             meters = metrics.own()
             kinds = _followed(kinds, settings, name, opened)
-            register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
+            knows = {kind.name: kind.machine.names for kind in kinds.values()}
+            register = Register(url, name=name, pid=os.getpid(), lease_s=settings.lease_s, host=host_name(), knows=knows)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
             only = {name.strip() for name in settings.queues.split(",") if name.strip()}
@@ -115,13 +126,19 @@ class Runtime:
 
             metered = MeteredClaims(claims, meters)
             intake = Intake(metered, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
-            beating = MeteredRegister(register, meters, length_s=settings.lease_s)
-            lease = Lease(beating, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
+            lease = Lease(
+                MeteredRegister(register, meters, length_s=settings.lease_s),
+                settings.lease_s,
+                on_lost=leave,
+                on_reaped=intake.wake,
+                driving=intake.driving,
+                stuck=lambda: "a claim was not answered in time" if claims.overdue(answer_s) else None,
+            )
             opened.callback(lease.close)
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()
             world = assemble(settings, engine, register.process_id, opened)
-            own = DatabaseJournal(url, engine, name=name)
+            own = DatabaseJournal(url, engine, name=name, answer_s=answer_s)
             journal = journal_of(own)
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing

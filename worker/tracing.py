@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanK
 
 from worker import trace_context
 from worker.engine.kinds import Kind
-from worker.engine.machine import NOTHING, Blocked, Direction, Done, Effect, NotYet, Passage, Step
+from worker.engine.machine import NOTHING, Blocked, Direction, Done, Effect, NotYet, Passage, Spread, Step
 from worker.errors import WorkerError
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 _NAME: Final = "molecule-worker"
 #: Seconds that a leaving process may take to send what it has.
 _LAST_S: Final = 3.0
-_OUTCOMES: Final = {Done: "done", NotYet: "not_yet", Blocked: "blocked"}
+_OUTCOMES: Final = {Done: "done", NotYet: "not_yet", Blocked: "blocked", Spread: "spread"}
 
 
 class Tracing:

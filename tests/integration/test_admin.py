@@ -195,7 +195,7 @@ def test_a_claimed_job_knows_how_long_it_was_due_and_since_when_it_is_there(data
         "UPDATE worker.jobs SET created_at = created_at - interval '1 h', run_at = run_at - interval '60 s' WHERE id = :id",
         id=job,
     )
-    register = Register(database.url, name="tests", pid=1, queues=["toy"], lease_s=60)
+    register = Register(database.url, name="tests", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="tests")
     (claimed,) = claims.claim(["toy"], 1)
     claims.close()

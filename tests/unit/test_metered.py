@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from worker.engine.doorbell import Ring
-from worker.engine.drive import Claimed, Record, Reply
+from worker.engine.drive import Record
+from worker.engine.lease import Beat
 from worker.engine.machine import Direction, Facts
+from worker.engine.walk import Claimed, Reply
 from worker.metered import MeteredClaims, MeteredJournal, MeteredPublisher, MeteredRegister
 from worker.metrics import Meters
 
@@ -120,8 +122,8 @@ def test_a_claim_counts_how_long_the_job_was_due() -> None:
 class Dead:
     process_id = 7
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
-        return True, frozenset()
+    def beat(self) -> Beat:
+        return Beat(True, frozenset())
 
     def reap(self) -> Mapping[str, int]:
         return {"session": 2, "lease": 1}
@@ -134,7 +136,7 @@ def test_takeovers_count_by_what_showed_the_death_and_a_beat_shows_its_margin() 
     meters = Meters("jobs-1")
     register = MeteredRegister(Dead(), meters, length_s=3.0)
 
-    assert (register.beat(), register.process_id) == ((True, frozenset()), 7)
+    assert (register.beat(), register.process_id) == (Beat(True, frozenset()), 7)
     assert dict(register.reap()) == {"session": 2, "lease": 1}
     assert value(meters, "takeovers_total", by="session") == 2
     assert value(meters, "takeovers_total", by="lease") == 1

@@ -35,6 +35,11 @@ UPDATE worker.jobs j SET definition = d.id FROM worker.definitions d WHERE d.kin
 UPDATE worker.jobs j SET supersedes = true FROM worker.kinds k WHERE k.kind = j.kind AND k.supersedes;
 UPDATE worker.jobs j SET due = false WHERE state IN ('queued', 'waiting') AND run_at > clock_timestamp();
 
+ALTER TABLE worker.subjects ADD COLUMN awaited boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN worker.subjects.awaited IS 'Jobs may be parked behind it: whoever claims next looks, once it is free.';
+UPDATE worker.subjects s SET awaited = true WHERE EXISTS (SELECT FROM worker.jobs j WHERE j.subject = s.key AND j.parked);
+CREATE INDEX subjects_freed ON worker.subjects (key) WHERE job_id IS NULL AND awaited;
+
 ALTER TABLE worker.steps DROP CONSTRAINT steps_status_check;
 ALTER TABLE worker.steps ADD CONSTRAINT steps_status_check CHECK (status IN ('waiting', 'done', 'failed', 'skipped'));
 
@@ -74,14 +79,17 @@ CREATE TABLE worker.children (
     number   int NOT NULL,
     kind     text NOT NULL,
     args     jsonb NOT NULL,
+    most     smallint NOT NULL CHECK (most > 0),
     job_id   uuid,
     state    text,
     told     boolean NOT NULL DEFAULT false,
     PRIMARY KEY (parent, position, number)
 );
-CREATE INDEX children_live ON worker.children (job_id) WHERE state IS NULL AND job_id IS NOT NULL;
+CREATE INDEX children_open ON worker.children (parent, position, number) WHERE state IS NULL;
+CREATE INDEX children_job ON worker.children (job_id);
 CREATE INDEX children_untold ON worker.children (parent) WHERE state IS NOT NULL AND NOT told;
 COMMENT ON TABLE worker.children IS 'What a step spread over other jobs: no job yet (job_id NULL), live (state NULL), or at rest.';
+COMMENT ON COLUMN worker.children.most IS 'How many of its siblings may live at once.';
 COMMENT ON COLUMN worker.children.told IS 'The parent has been woken since this child came to rest.';
 
 CREATE TABLE worker.debts (
@@ -120,3 +128,9 @@ CREATE TABLE worker.durations (
 );
 COMMENT ON TABLE worker.durations IS 'How long a step took in the last 100 successes: where an ETA comes from.';
 COMMENT ON COLUMN worker.durations.variant IS 'hit or miss where the step''s facts say {"cache": "hit" or "miss"}; empty over all.';
+
+-- Their results have changed shape, which CREATE OR REPLACE refuses. A worker of the older release finds what it calls.
+DROP FUNCTION IF EXISTS worker.claim(int, text[], int, uuid[]);
+DROP FUNCTION IF EXISTS worker.beat(int, int);
+DROP FUNCTION IF EXISTS worker.release(text[], uuid[]);
+DROP FUNCTION IF EXISTS worker.to_ring(int, int);

@@ -34,14 +34,19 @@ UNION ALL SELECT 'subject held by a job at rest', s.key FROM worker.subjects s J
     WHERE j.state IN ('succeeded', 'failed', 'cancelled')
 UNION ALL SELECT 'gap before a finished step', j.id::text FROM worker.jobs j JOIN worker.steps s ON s.job_id = j.id
     WHERE s.direction = 'forward' AND s.status = 'done' AND s.position > 0 AND NOT EXISTS (
-        SELECT FROM worker.steps b WHERE b.job_id = s.job_id AND b.direction = 'forward' AND b.status = 'done' AND b.position = s.position - 1)
+        SELECT FROM worker.steps b WHERE b.job_id = s.job_id AND b.direction = 'forward' AND b.status IN ('done', 'skipped')
+            AND b.position = s.position - 1)
 UNION ALL SELECT 'at rest without an end', j.id::text FROM worker.jobs j
     WHERE j.state IN ('succeeded', 'failed', 'cancelled') AND j.finished_at IS NULL
 UNION ALL SELECT 'ended before all steps were done', j.id::text FROM worker.jobs j
     WHERE j.state = 'succeeded' AND cardinality(j.steps) <> (
-        SELECT count(*) FROM worker.steps s WHERE s.job_id = j.id AND s.direction = 'forward' AND s.status = 'done')
+        SELECT count(*) FROM worker.steps s WHERE s.job_id = j.id AND s.direction = 'forward' AND s.status IN ('done', 'skipped'))
 UNION ALL SELECT 'failed without an error', j.id::text FROM worker.jobs j WHERE j.state IN ('failed', 'blocked') AND j.error IS NULL
 UNION ALL SELECT 'parked behind nobody', j.id::text FROM worker.jobs j LEFT JOIN worker.subjects s ON s.key = j.subject
-    WHERE j.state = 'queued' AND j.parked AND s.job_id IS NULL
-      AND NOT EXISTS (SELECT FROM worker.jobs o WHERE o.subject = j.subject AND o.state = 'queued' AND NOT o.parked);
+    WHERE j.state = 'queued' AND j.parked AND s.job_id IS NULL AND NOT coalesce(s.awaited, false)
+      AND NOT EXISTS (SELECT FROM worker.jobs o WHERE o.subject = j.subject AND o.state = 'queued' AND NOT o.parked)
+UNION ALL SELECT 'live child of nobody', c.job_id::text FROM worker.children c LEFT JOIN worker.jobs j ON j.id = c.job_id
+    WHERE c.state IS NULL AND c.job_id IS NOT NULL AND (j.id IS NULL OR j.state IN ('succeeded', 'failed', 'cancelled'))
+UNION ALL SELECT 'paused without a pause', j.id::text FROM worker.jobs j WHERE j.paused AND NOT EXISTS (
+    SELECT FROM worker.pauses p WHERE p.scope = 'all' OR (p.scope = 'kind' AND p.what = j.kind) OR (p.scope = 'org' AND p.what = j.org));
 COMMENT ON VIEW worker.violations IS 'Invariants: empty at the end of every test, a metric in production.';
