@@ -162,7 +162,7 @@ END $$;
 CREATE OR REPLACE FUNCTION worker.claim(p_process int, p_queues text[], p_n int, p_ids uuid[] DEFAULT NULL, p_after text DEFAULT '')
 RETURNS TABLE (id uuid, kind text, subject text, args jsonb, steps text[], only_forward boolean, direction text, position_ int,
                attempt int, fence bigint, claims int, stop text, error jsonb, requested_by text, traceparent text, past jsonb,
-               org text, family jsonb)
+               org text, family jsonb, waited_ms float8, age_ms float8)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -219,7 +219,8 @@ BEGIN
                           'facts', s.facts, 'ago_ms', extract(epoch FROM clock_timestamp() - s.started_at) * 1000) ORDER BY s.direction, s.position)
                    FROM worker.steps s WHERE s.job_id = j.id) END,
                j.org,
-               CASE WHEN j.claims > 1 THEN worker.family(j.id) END
+               CASE WHEN j.claims > 1 THEN worker.family(j.id) END,
+               extract(epoch FROM clock_timestamp() - j.run_at)::float8 * 1000, extract(epoch FROM clock_timestamp() - j.created_at)::float8 * 1000
         FROM unnest(v_taken) WITH ORDINALITY AS t(id, n) JOIN worker.jobs j ON j.id = t.id ORDER BY t.n;
 END $$;
 
