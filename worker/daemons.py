@@ -12,7 +12,7 @@ from config import settings as environment
 from config.celery import DEFAULT_QUEUE
 from worker import singleton as once
 from worker.app import Publisher, app
-from worker.assembly import compute_of, receiver_address, secret
+from worker.assembly import compute_of, ground, receiver_address, secret
 from worker.backends.docker import DockerCompute
 from worker.errors import WorkerError
 from worker.receiver import receiver as receiver_application
@@ -20,6 +20,7 @@ from worker.runtime import database_url, process_name
 from worker.store import connect
 from worker.store.bell import ListeningBell
 from worker.store.cache import Cache
+from worker.store.clock import DatabaseSlots
 
 log = structlog.get_logger()
 
@@ -44,13 +45,18 @@ def jobs() -> int:
 
 
 def singleton(*, receiver: bool, clock: bool, stop: Event) -> int:
-    """Ring for due jobs, and listen for workspaces, until SIGTERM."""
+    """Do what comes round, ring for due jobs, and listen for workspaces, until SIGTERM."""
     # Through a pipe, because an Event that the interrupted thread itself waits for must not be set in a signal's handler.
     told, tell = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"."))
     own = environment.load()
     url = database_url(own)
     with ExitStack() as closing:
+        if clock:
+            sweeping = connect.open_engine(url, name=process_name("clock"), size=1)
+            closing.callback(sweeping.dispose)
+            clock_thread = once.start_clock(app.schedules, DatabaseSlots(sweeping), ground(own, sweeping), stop)
+            closing.callback(clock_thread.join, 5.0)
         if clock and own.broker_url is not None:
             relay = once.start_relay(lambda: ListeningBell(url, name=process_name("bell")), Publisher(), stop)
             closing.callback(relay.join, 5.0)
