@@ -46,7 +46,7 @@ LEFT JOIN LATERAL (
         -- A failed attempt begins anew, and when is known.
         WHEN j.state = 'waiting' AND j.attempt > 0 THEN took.usual + greatest(extract(epoch FROM j.run_at - clock_timestamp())::float8, 0)
         -- Longer than nearly all that found what they needed: this one did not.
-        ELSE greatest(CASE WHEN inside.seconds > took.longest_hit THEN coalesce(took.miss, took.usual) ELSE took.usual END - inside.seconds, 0)
+        WHEN took.usual IS NOT NULL THEN greatest(CASE WHEN inside.seconds > took.longest_hit THEN coalesce(took.miss, took.usual) ELSE took.usual END - inside.seconds, 0)
         END AS seconds) AS rest
     WHERE j.direction = 'forward' AND j.state IN ('queued', 'running', 'waiting')) AS eta ON true;
 COMMENT ON VIEW worker.job_status IS 'Stable: the JSON of `jobs show` as columns.';
