@@ -89,8 +89,12 @@ class Runtime:
         *,
         journal_of: Callable[[Journal], Journal] = lambda journal: journal,
         leave: Callable[[], None] = lambda: os._exit(LOST),
+        answer_s: float = 30.0,
     ) -> "Runtime":
-        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable."""
+        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable.
+
+        `answer_s`: seconds until a database that neither answers nor hangs up counts as lost.
+        """
         url, name = database_url(settings), process_name("jobs")
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
@@ -116,12 +120,19 @@ class Runtime:
                 return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
 
             intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
-            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake, driving=intake.driving)
+            lease = Lease(
+                register,
+                settings.lease_s,
+                on_lost=leave,
+                on_reaped=intake.wake,
+                driving=intake.driving,
+                stuck=lambda: "a claim was not answered in time" if claims.overdue(answer_s) else None,
+            )
             opened.callback(lease.close)
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()
             world = assemble(settings, engine, register.process_id, opened)
-            own = DatabaseJournal(url, engine, name=name)
+            own = DatabaseJournal(url, engine, name=name, answer_s=answer_s)
             journal = journal_of(own)
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing

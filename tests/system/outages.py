@@ -84,14 +84,19 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Started and migrated. At the end the engine's invariants must hold."""
+def postgres(*knobs: str) -> Iterator[Postgres]:
+    """Started and migrated; `knobs` are statements that take effect with a restart. At the end the engine's invariants must hold."""
     # As root below /var/lib, because the wheel widens the modes of every parent of its folder.
     folder = Path(tempfile.mkdtemp(prefix="molecule-worker-tests-", dir="/var/lib" if os.geteuid() == 0 else None))
     service = embedded.start_postgres(folder)
     engine = connect.open_engine(service.url, name="tests", size=8)
     migrate(engine)
     own = Postgres(Database(service.url, engine), folder)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for knob in knobs:
+            connection.execute(text(knob))
+    if knobs:
+        own.restart()
     try:
         yield own
         with engine.connect() as connection:

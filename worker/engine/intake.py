@@ -4,8 +4,9 @@ Pulling is right and ringing is only faster: with no broker at all the same jobs
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from typing import Protocol
@@ -30,6 +31,7 @@ class Intake:
     """Claims for free slots only, so that a job never waits inside a process while another has room.
 
     `on_lost` is called when a claim ended in any unforeseen way: a row may say `running` then, and nobody here drives it.
+    `clock` (monotonic seconds), `event` and `pool` are the machine's own, or a simulation's.
     """
 
     def __init__(
@@ -41,6 +43,9 @@ class Intake:
         slots: int,
         poll_s: float,
         on_lost: Callable[[], None],
+        clock: Callable[[], float] = monotonic,
+        event: Callable[[], Event] = Event,
+        pool: Executor | None = None,
     ) -> None:
         self._claims = claims
         self._run = run
@@ -49,14 +54,15 @@ class Intake:
         self._poll_s = poll_s
         self._on_lost = on_lost
         self._free = BoundedSemaphore(slots)
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="job")
-        self._wake = Event()
+        self._clock = clock
+        self._pool = pool or ThreadPoolExecutor(slots, thread_name_prefix="job")
+        self._wake = event()
         self._asked = False  # to look now, and not only to think again about when to look
-        self._closed = Event()
+        self._closed = event()
         self._more = False  # the last look found as much as it could take
         self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
         self._guard = Lock()
-        self._driving: set[str] = set()
+        self._driving: Counter[str] = Counter()  # twice, while a job that is claimed again has not left its last drive yet
         self._claiming = 0
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
@@ -74,7 +80,7 @@ class Intake:
         """Look again after this many seconds, because a wait of ours ends then; the next ordinary look may be too late."""
         if seconds < self._poll_s:
             with self._guard:
-                heapq.heappush(self._due, monotonic() + seconds)
+                heapq.heappush(self._due, self._clock() + seconds)
             self._wake.set()
 
     def answer(self, job_id: str) -> bool:
@@ -124,7 +130,7 @@ class Intake:
 
     def _pause(self) -> float:
         with self._guard:
-            now = monotonic()
+            now = self._clock()
             while self._due and self._due[0] <= now:
                 heapq.heappop(self._due)
                 return 0.0
@@ -163,7 +169,7 @@ class Intake:
             self._run(job)
         finally:
             with self._guard:
-                self._driving.discard(job.id)
+                self._driving -= Counter([job.id])
             self._free.release()
             if self._more:
                 self.wake()

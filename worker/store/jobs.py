@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psycopg2
@@ -45,11 +46,11 @@ class Locked(Exception):
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
+    """A database that does not answer, or has no time, is Unreachable; a wrong statement stays what it is."""
     try:
         yield
     except psycopg2.Error as error:
-        if not connect.lost(error):
+        if not connect.lost(error) and not connect.answered(error):
             raise
         raise Unreachable(f"{what}: the database did not answer") from error
 
@@ -105,14 +106,20 @@ class Claims:
         self._process_id = process_id
         self._guard = Lock()
         self._connection: RawConnection | None = None
+        self._asked: float | None = None  #: monotonic seconds; while a claim is on its way
         self._after = ""  # the organisation that was served last: the next claim begins behind it
+
+    def overdue(self, answer_s: float) -> bool:
+        """Whether a claim has been on its way for longer than that: its connection stands still, and nobody will say so."""
+        asked = self._asked
+        return asked is not None and monotonic() > asked + answer_s
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
         """Up to `most` due jobs, or those of `ids` that are due.
 
         Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
         """
-        with self._guard, _translated("claim jobs"):
+        with self._guard, _translated("claim jobs"), self._on_its_way():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
@@ -137,6 +144,14 @@ class Claims:
         with self._guard:
             if self._connection is not None:
                 self._connection.close()
+
+    @contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        self._asked = monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
 
     def _open(self) -> RawConnection:
         if self._connection is None or self._connection.closed:
@@ -195,13 +210,16 @@ class Applier:
         except LockNotAvailable as error:
             raise Locked from error
         except (psycopg2.Error, Unreachable) as error:
-            if not isinstance(error, Unreachable) and not connect.lost(error):
+            if not isinstance(error, Unreachable) and not connect.lost(error) and not connect.answered(error):
                 raise
+            self.close()
             self._connection = None
         try:
             with _translated("apply decisions"):
                 return self._send(records)
         except Unreachable as error:
+            if isinstance(error.__cause__, LockNotAvailable):
+                raise Locked from error
             raise JournalLost("apply decisions: the database did not answer") from error
 
     def close(self) -> None:
@@ -256,8 +274,10 @@ class Transactions:
         except Exception as error:
             if connect.lost(error):
                 raise
-            # Rolled back for certain, so a bug costs an attempt and not the process.
+            # Rolled back for certain, so a bug costs an attempt and not the process; so does a lock that was not to be had in time.
             _say_broken(record, error)
+            if connect.answered(error):
+                raise Retryable(f"run {record['name']}: the database had no time for it", code="database_busy") from error
             raise Retryable(
                 f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
             ) from error
@@ -280,7 +300,7 @@ class Transactions:
                 ).one_or_none()
             return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
         except DBAPIError as error:
-            if not connect.lost(error):
+            if not connect.lost(error) and not connect.answered(error):
                 raise
             raise JournalLost("apply decision: the database did not answer") from error
 

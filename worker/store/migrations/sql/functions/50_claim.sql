@@ -1,9 +1,11 @@
--- How a process takes jobs.
+-- How a process takes jobs. The plans are held to index probes, because a plan that was made while a table was small is kept for
+-- as long as a connection lives, and would look through all of it later.
 
 -- The heads of the ready jobs, in fair turns: organisations one after the other from the one that was served last, by priority
 -- within each. One index probe for each turn, so neither an organisation's backlog nor the number of organisations is looked through.
 CREATE OR REPLACE FUNCTION worker.in_turn(p_process int, p_queues text[], p_n int, p_after text, p_able int[]) RETURNS uuid[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN (WITH turns AS MATERIALIZED (
         SELECT q.queue, o.org, row_number() OVER (ORDER BY o.lap, o.org, q.queue) AS turn, count(*) OVER () AS n
@@ -74,7 +76,8 @@ END $$;
 -- Takes the subjects of at most `p_most` of the jobs `p_found`, whose rows the caller has locked. Out: what was taken, and whether anything became of the others
 -- (parked, or the way is made free), so that another look finds other jobs.
 CREATE OR REPLACE FUNCTION worker.take(p_process int, p_found uuid[], p_most int, OUT taken uuid[], OUT moved boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_held text[];
@@ -161,6 +164,10 @@ DECLARE
     v record;
 BEGIN
     SELECT * INTO v_process FROM worker.processes p WHERE p.id = p_process;
+    -- Whose lease is over takes nothing: it could not begin it, and each job that it took would count as a crash.
+    IF (v_process.lease_until > clock_timestamp()) IS NOT TRUE THEN
+        RETURN;
+    END IF;
     v_paused := EXISTS (SELECT FROM worker.pauses p WHERE p.scope <> 'host');
     IF EXISTS (SELECT FROM worker.pauses p WHERE p.scope = 'host' AND p.what = v_process.host) THEN
         RETURN;

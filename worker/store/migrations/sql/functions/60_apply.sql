@@ -6,7 +6,8 @@
 -- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: another claim had better come at
 -- once, because this job waits and is due already (a call came while it ran), or somebody waited for its rest.
 CREATE OR REPLACE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_reply jsonb;
     v_rested uuid[];
