@@ -7,6 +7,7 @@ late changes nothing but the moment at which somebody looks.
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,7 @@ from kombu.exceptions import OperationalError
 from config import celery as knobs
 from config import settings as environment
 from worker.assembly import assemble
+from worker.engine.clock import Schedule
 from worker.engine.doorbell import Ring
 from worker.engine.kinds import Kind
 from worker.errors import Misconfigured, WorkerError
@@ -38,6 +40,7 @@ class WorkerApp(Celery):
     """Celery plus the catalogue of kinds and, in a worker process, its runtime."""
 
     kinds: dict[str, Kind]
+    schedules: Sequence[Schedule]
     runtime: Runtime | None
     #: the process whose runtime it is: in a fork of it every connection would be shared
     home: int
@@ -47,6 +50,7 @@ class WorkerApp(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kinds = {}
+        self.schedules = ()
         self.runtime = None
         self.home = 0
         self.supervised = False

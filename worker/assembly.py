@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from threading import Event, Thread
 
 import docker
@@ -26,6 +27,7 @@ from worker.images.source import Mode, resolve
 from worker.ports import Images
 from worker.store import processes
 from worker.store.cache import Cache
+from worker.store.sweeps import Ground
 from worker.world import World
 
 log = structlog.get_logger()
@@ -101,6 +103,11 @@ def secret(value: object) -> Secret | None:
     """A setting's hidden text in our own type."""
     reveal: Callable[[], str] | None = getattr(value, "get_secret_value", None)
     return Secret(reveal()) if reveal is not None else None
+
+
+def ground(settings: Settings, engine: Engine, *, pretend: bool = False) -> Ground:
+    """What the sweeps of this installation can reach."""
+    return Ground(engine, timedelta(days=settings.keep_days), timedelta(days=settings.keep_failed_days), pretend)
 
 
 def installation_of(engine: Engine) -> str:
