@@ -9,11 +9,11 @@ from threading import Event
 import structlog
 
 from config import settings as environment
-from config.celery import DEFAULT_QUEUE
 from worker import singleton as once
-from worker.app import Publisher, app
+from worker.app import app
 from worker.assembly import compute_of, receiver_address, secret
 from worker.backends.docker import DockerCompute
+from worker.broker import Publisher
 from worker.errors import WorkerError
 from worker.receiver import receiver as receiver_application
 from worker.runtime import database_url, process_name
@@ -32,10 +32,10 @@ def jobs() -> int:
         hostname=f"{process_name('jobs')}",
         pool="threads",
         concurrency=own.slots,
-        queues=[DEFAULT_QUEUE, f"{own.backend}.{own.docker_host}"],
         loglevel=own.log_level,
         quiet=True,
-        without_heartbeat=True,
+        # Few, and for Flower: it shows a worker as offline that sends none.
+        heartbeat_interval=10.0,
         without_mingle=True,
         without_gossip=True,
     )

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Engine
 
-from config.celery import DEFAULT_QUEUE
 from config.settings import Settings
 from worker.domain import Secret
 from worker.engine.drive import Claimed, Journal, drive
 from worker.engine.intake import Intake
-from worker.engine.kinds import Kind
+from worker.engine.kinds import Kind, own_queues
 from worker.engine.lease import Lease
 from worker.errors import JournalLost, Misconfigured
+from worker.queues import host_queue, served
 from worker.store import connect, requests
 from worker.store import kinds as catalogue
 from worker.store.jobs import Claims, Register
@@ -95,10 +95,12 @@ class Runtime:
                 raise Misconfigured(
                     f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
                 )
-            register = Register(url, name=name, pid=os.getpid(), queues=[], lease_s=settings.lease_s)
+            wanted = served(settings, kinds.values())
+            # The host's queue is added to these while its backend answers.
+            own_now = [queue for queue in own_queues(kinds.values()) if queue in wanted]
+            register = Register(url, name=name, pid=os.getpid(), queues=own_now, lease_s=settings.lease_s)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
-            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
 
             def run(job: Claimed) -> None:
                 after = _drive_or_leave(job, kinds, world, journal, lease, leave)
@@ -106,7 +108,8 @@ class Runtime:
                     intake.expect(after)
 
             def queues() -> list[str]:
-                return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
+                away = {host_queue(settings)} - set(world.queues())
+                return [queue for queue in wanted if queue not in away]
 
             intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
             lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake)
@@ -119,7 +122,7 @@ class Runtime:
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing
             intake.start()
-            log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
+            log.info("ready", process=register.process_id, queues=queues(), slots=settings.slots)
             return cls(engine, world, kinds, lease, intake, opened.pop_all())
 
     def answer(self, job_id: str) -> bool:

@@ -24,7 +24,7 @@ def test_a_host_that_comes_back_is_served_also_when_that_could_not_be_recorded(
     monkeypatch.setattr(assembly, "_PULSE_S", 0.05)
     engine = create_engine(database.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     host: Any = Host()
-    pulse = assembly.Pulse(host, lambda queues: assembly._serve(engine, 1, queues))
+    pulse = assembly.Pulse(host, lambda queue, there: assembly._serve(engine, 1, queue, there=there))
     with engine.connect():
         host.up = True
         until(lambda: pulse.beating, within=3)
