@@ -10,14 +10,14 @@ from threading import Event
 import structlog
 
 from config import settings as environment
-from config.celery import DEFAULT_QUEUE
 from worker import metrics, watch
 from worker import singleton as once
 from worker.admin import Answers, Barred, admin
-from worker.app import Publisher, app
+from worker.app import app
 from worker.assembly import compute_of, ground, receiver_address, secret
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
+from worker.broker import Publisher
 from worker.domain import Secret
 from worker.errors import WorkerError
 from worker.metered import MeteredPublisher
@@ -43,10 +43,10 @@ def jobs(place: str, folder: Path) -> int:
         hostname=f"{process_name('jobs')}",
         pool="threads",
         concurrency=own.slots,
-        queues=[DEFAULT_QUEUE, f"{own.backend}.{own.docker_host}"],
         loglevel=own.log_level,
         quiet=True,
-        without_heartbeat=True,
+        # Few, and for Flower: it shows a worker as offline that sends none.
+        heartbeat_interval=10.0,
         without_mingle=True,
         without_gossip=True,
     )

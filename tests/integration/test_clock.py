@@ -56,7 +56,9 @@ def run(database: Database, *statements: str) -> None:
 def test_a_slot_is_the_database_clock_by_the_length_and_its_outcome_is_kept(database: Database) -> None:
     pause = do_tick(database, sweep(lambda: {"swept": 3}))
 
-    slot = one(database, "SELECT *, to_timestamp(floor(extract(epoch FROM now()) / 86400000) * 86400000) AS wanted FROM worker.slots")
+    slot = one(
+        database, "SELECT *, to_timestamp(floor(extract(epoch FROM now()) / 86400000) * 86400000) AS wanted FROM worker.slots"
+    )
     assert (slot.schedule, slot.slot, slot.outcome) == ("broom", slot.wanted, {"swept": 3})
     assert slot.finished_at >= slot.started_at
     assert 0 < pause <= 10

@@ -81,7 +81,11 @@ def test_a_job_is_kept_as_long_as_its_state_says(database: Database, how: str, d
 def test_nothing_of_a_forgotten_job_stays_but_what_is_owed(database: Database) -> None:
     remember(database, KIND)
     job = at_rest(database, "succeeded", 31)
-    run(database, "INSERT INTO worker.debts (job_id, subject, direction, step, reason) VALUES (:id, 's', 'forward', 's1', 'r')", id=job)
+    run(
+        database,
+        "INSERT INTO worker.debts (job_id, subject, direction, step, reason) VALUES (:id, 's', 'forward', 's1', 'r')",
+        id=job,
+    )
 
     forget(database)
 
@@ -243,7 +247,8 @@ def test_a_job_parked_behind_somebody_is_left_there(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "what", "freed"), [("kind", "toy.make", 1), ("kind", "toy.none", 2), ("org", "acme", 1), ("org", "none", 2), ("all", "", 0)]
+    ("scope", "what", "freed"),
+    [("kind", "toy.make", 1), ("kind", "toy.none", 2), ("org", "acme", 1), ("org", "none", 2), ("all", "", 0)],
 )
 def test_a_job_marked_as_paused_is_freed_where_no_pause_holds(database: Database, scope: str, what: str, freed: int) -> None:
     remember(database, KIND, toy_kind("toy.other"))

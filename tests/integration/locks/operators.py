@@ -175,7 +175,11 @@ def enqueue_of(crowd: Crowd, dice: random.Random) -> tuple[str, tuple[Any, ...]]
     kind = dice.choices(KINDS, weights=[6, 6, 2, 1, 1])[0]
     subject = dice.choice(crowd.places.parents) if kind is PARENT else crowd.places.one(dice)
     # No child is of a kind that is asked for in two ways, so that a worker is never refused.
-    args = {"id": subject, "deep": dice.random() < 0.3, "note": "y" if kind.name in {OTHER.name, PURGE.name} and dice.random() < 0.1 else "x"}
+    args = {
+        "id": subject,
+        "deep": dice.random() < 0.3,
+        "note": "y" if kind.name in {OTHER.name, PURGE.name} and dice.random() < 0.1 else "x",
+    }
     key = f"k{dice.randrange(40)}" if dice.random() < 0.2 else None
     at = datetime.now(UTC) + timedelta(milliseconds=dice.randrange(300)) if dice.random() < 0.2 else None
     return "SELECT * FROM worker.enqueue(%s, %s, %s, %s, %s)", (kind.name, json.dumps(args), key, at, dice.choice([1, 100, 900]))

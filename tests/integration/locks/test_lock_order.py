@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from threading import Event
 from typing import Any
 
-import pytest
 from sqlalchemy import text
 
 from tests.conftest import Database
