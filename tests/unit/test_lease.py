@@ -1,6 +1,6 @@
 """A process that does not hear from its database: what it may still do, and when it leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from threading import Event, Thread
 
 import pytest
@@ -36,8 +36,8 @@ class Register:
             self.free.wait(60)
         return Beat(alive=True, stops=frozenset())
 
-    def reap(self) -> int:
-        return 0
+    def reap(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
         self.closed = True
