@@ -21,7 +21,7 @@ from worker.engine.walk import Claimed
 from worker.store import kinds, requests
 from worker.store.jobs import Applier, Claims, Register
 
-_ROUNDS: Final = 30
+_ROUNDS: Final = 100
 _AT_ONCE: Final = 10
 _FEW: Final = 100
 _MANY: Final = 100_000
