@@ -52,7 +52,9 @@ def singleton(*, receiver: bool, clock: bool, stop: Event) -> int:
     url = database_url(own)
     with ExitStack() as closing:
         if clock and own.broker_url is not None:
-            relay = once.start_relay(lambda: ListeningBell(url, name=process_name("bell")), Publisher(), stop)
+            publisher = Publisher(own)
+            closing.callback(publisher.close)
+            relay = once.start_relay(lambda: ListeningBell(url, name=process_name("bell")), publisher, stop)
             closing.callback(relay.join, 5.0)
         elif clock:
             log.info("doorbells off", reason="no broker is configured", effect="jobs start up to a second later")
