@@ -7,6 +7,7 @@ late changes nothing but the moment at which somebody looks.
 import os
 import signal
 import warnings
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from kombu.utils.objects import cached_property
 from config import celery as knobs
 from config import settings as environment
 from worker.assembly import assemble
+from worker.engine.clock import Schedule
 from worker.engine.kinds import Kind
 from worker.errors import WorkerError
 from worker.queues import served
@@ -59,6 +61,7 @@ class WorkerApp(Celery):
     amqp_cls = "worker.app:Doorbells"
 
     kinds: dict[str, Kind]
+    schedules: Sequence[Schedule]
     runtime: Runtime | None
     #: the process whose runtime it is: in a fork of it every connection would be shared
     home: int
@@ -68,6 +71,7 @@ class WorkerApp(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kinds = {}
+        self.schedules = ()
         self.runtime = None
         self.home = 0
         self.supervised = False
@@ -80,8 +84,9 @@ class WorkerApp(Celery):
 
 def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
     """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
-    runtime, kind = app.runtime, app.kinds[self.name]
-    if runtime is None or app.home != os.getpid():
+    own: WorkerApp = self.app
+    runtime, kind = own.runtime, own.kinds[self.name]
+    if runtime is None or own.home != os.getpid():
         log.warning("doorbell without a runtime", kind=self.name)
         return
     ident = job if job is not None else subject_id

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from threading import Event, Thread
 
 import docker
@@ -27,6 +28,7 @@ from worker.ports import Images
 from worker.queues import serves_host
 from worker.store import processes
 from worker.store.cache import Cache
+from worker.store.sweeps import Ground
 from worker.world import World
 
 log = structlog.get_logger()
@@ -105,6 +107,11 @@ def secret(value: object) -> Secret | None:
     return Secret(reveal()) if reveal is not None else None
 
 
+def ground(settings: Settings, engine: Engine, *, pretend: bool = False) -> Ground:
+    """What the sweeps of this installation can reach."""
+    return Ground(engine, timedelta(days=settings.keep_days), timedelta(days=settings.keep_failed_days), pretend)
+
+
 def installation_of(engine: Engine) -> str:
     """Who we are: every outside resource carries it."""
     with engine.connect() as connection:
@@ -114,8 +121,11 @@ def installation_of(engine: Engine) -> str:
 class Pulse:
     """Asks in a thread of its own whether the backend answers, because a hanging engine must not stop the intake."""
 
-    def __init__(self, compute: DockerCompute | MemoryCompute, tell: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self, compute: DockerCompute | MemoryCompute, tell: Callable[[str, bool], None], *, every_s: float = _PULSE_S
+    ) -> None:
         self._compute = compute
+        self._every_s = every_s
         self._tell = tell
         self._ended = Event()
         self.beating = self._look(told=None)
@@ -128,7 +138,7 @@ class Pulse:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._ended.wait(_PULSE_S):
+        while not self._ended.wait(self._every_s):
             self.beating = self._look(told=self.beating)
 
     def _look(self, *, told: bool | None) -> bool:

@@ -441,7 +441,7 @@ def test_a_job_is_not_overtaken_on_its_subject_while_somebody_has_its_row_locked
     remember(database, KIND, other)
     subject = "00000000-0000-0000-0000-000000000007"
     first, second = ask(database, "toy.make", subject), ask(database, "toy.paint", subject)
-    register = Register(database.url, name="test", pid=1, queues=[], lease_s=30.0)
+    register = Register(database.url, name="test", pid=1, lease_s=30.0)
     claims = Claims(database.url, process_id=register.process_id, name="test")
     with database.engine.begin() as connection:
         connection.execute(text("SELECT FROM worker.jobs WHERE id = :id FOR UPDATE"), {"id": first})

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from worker.engine.drive import Claimed, Record, Reply, drive
+from worker.engine.drive import Record, drive
 from worker.engine.machine import HOUR, NOTHING, QUICK, Direction, Done, Facts, Machine, Passage, Step
+from worker.engine.walk import Claimed, Reply
 from worker.errors import JournalLost
 
 STEPS = ("s1", "s2", "s3")

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from worker.engine.machine import NOTHING, Blocked, Direction, Done, Facts, NotYet, Result, Step
+from worker.engine.machine import NOTHING, Blocked, Direction, Done, Facts, NotYet, Result, Spread, Step
 from worker.errors import Blame, Fatal, Retryable, WorkerError
+
+#: When a job that waits for its children looks for itself; they call it before that.
+CALL: Final = timedelta(seconds=30)
 
 
 class Rest(StrEnum):
@@ -55,12 +58,14 @@ class Wait:
     attempt: int
     what: str
     error: Mapping[str, Any] | None = None
+    done: int | None = None  #: of `total` units, where the step can say
+    total: int | None = None
 
 
 Decision = Move | Wait
 
 
-def decide(now: Situation, result: Result, *, jitter: float) -> Decision:
+def decide(now: Situation, result: Result, *, jitter: float) -> Decision:  # noqa: PLR0911  because each result has its own answer
     """Weigh one step's result. `jitter` is a number in [0, 1)."""
     match result:
         case Done(facts=facts):
@@ -72,7 +77,9 @@ def decide(now: Situation, result: Result, *, jitter: float) -> Decision:
         case NotYet():
             if _late(now):
                 return _give_up(now, _too_late(now, result.what))
-            return Wait(result.after, now.attempt, result.what)
+            return Wait(result.after, now.attempt, result.what, done=result.done, total=result.total)
+        case Spread(children=children):
+            return Wait(CALL, now.attempt, f"{len(children)} jobs", done=0, total=len(children))
         case Retryable():
             return _again(now, result, jitter)
 

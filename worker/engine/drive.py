@@ -5,63 +5,21 @@ between any two lines here: whoever claims the job next starts from what is writ
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Protocol
 
 import structlog
 
-from worker.engine.decide import Decision, Move, Rest, Situation, Wait, decide, turn_back
-from worker.engine.machine import Direction, Done, Facts, Machine, Passage, Result, Step
+from worker.engine.decide import CALL, Decision, Move, Rest, Wait, decide, turn_back
+from worker.engine.machine import Direction, Done, Facts, Machine, NotYet, Result, Spread
+from worker.engine.walk import Claimed, Clock, Reply, Tenure, Walk, start
 from worker.errors import Blame, CryptoError, Fatal, JournalLost, Retryable, WorkerError
 
 log = structlog.get_logger()
 
 Record = Mapping[str, Any]  #: one decision as `worker.apply` takes it
-
-
-@dataclass(frozen=True, slots=True)
-class PastStep:
-    """A step row of an earlier claim."""
-
-    direction: Direction
-    position: int
-    name: str
-    status: str  #: waiting | done | failed
-    facts: Facts
-    ago: timedelta  #: since it was entered, by the database's clock at the claim
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A job that this process holds, as the claim answered it."""
-
-    id: str
-    kind: str
-    subject: str
-    args: Mapping[str, Any]
-    steps: Sequence[str]
-    only_forward: bool
-    direction: Direction
-    position: int
-    attempt: int
-    fence: int
-    stop: str | None  #: superseded | cancelled
-    error: Mapping[str, Any] | None = None
-    requested_by: str | None = None
-    past: Sequence[PastStep] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the database answered to a decision that it took."""
-
-    stop: str | None
-    args: Mapping[str, Any]
-    facts: Facts = field(default_factory=dict)  #: what `rows` learned inside the transaction
-    again: bool = False  #: it waits, and is due already: somebody called while it ran
 
 
 class Journal(Protocol):
@@ -76,30 +34,16 @@ class Journal(Protocol):
         ...
 
 
-class Tenure(Protocol):
-    """A process's right to work."""
-
-    def valid(self) -> bool:
-        """Whether an effect may still be started."""
-        ...
-
-    def stopping(self, job_id: str) -> bool:
-        """Whether this job must come to its next boundary soon."""
-        ...
-
-    def leaving(self) -> bool:
-        """Whether this process gives its jobs back at their next boundary."""
-        ...
-
-
-def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
+def drive(
+    job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure, *, clock: Clock = monotonic
+) -> float | None:
     """Take a claimed job as far as it goes now: to its rest, a wait, or a block.
 
     Answers in how many seconds it wants to be looked at again, None when nobody has to. Raises JournalLost when the job
     cannot be taken on and not be given back either: then the process has to leave.
     """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
-    walk = _start(job, machine)
+    walk = start(job, machine, clock)
     while tenure.valid():
         result: Result | None = None
         if walk.stop == "superseded":
@@ -127,7 +71,7 @@ def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal
         if isinstance(decision, Wait):
             return _seconds(decision, reply)
         if leaving or decision.to is None:
-            return None
+            return 0.0 if reply.again else None
         walk = walk.onward(decision, decision.to, reply)
     # The row says that it runs here: a process that only dropped it, and then renewed its lease after all, would hold it for ever.
     raise JournalLost("begin step: the lease may end before it has begun")
@@ -139,112 +83,15 @@ def _seconds(wait: Wait, reply: Reply) -> float | None:
     return wait.after.total_seconds() if wait.after is not None else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Walk:
-    """Where the drive stands between two steps. `stored` facts are by step name."""
-
-    job: Claimed
-    steps: Sequence[Step]
-    position: int
-    direction: Direction
-    attempt: int
-    entered: float  #: monotonic seconds; may lie before this process's own start
-    stored: Mapping[str, Facts]
-    stop: str | None
-    cancelled: bool
-    error: Mapping[str, Any] | None
-    unknown: dict[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        return self.job.steps[self.position]
-
-    @property
-    def elapsed(self) -> timedelta:
-        return timedelta(seconds=max(0.0, monotonic() - self.entered))
-
-    def turns(self) -> bool:
-        """A cancelled job turns back once, and then goes on undoing."""
-        return self.direction is Direction.FORWARD and not self.job.only_forward
-
-    def situation(self) -> Situation:
-        return Situation(
-            self.steps, self.job.only_forward, self.position, self.direction, self.attempt, self.elapsed, self.cancelled
-        )
-
-    def passage(self, tenure: Tenure) -> Passage:
-        job = self.job
-        return Passage(
-            id=job.id,
-            kind=job.kind,
-            subject=job.subject,
-            args=job.args,
-            direction=self.direction,
-            attempt=self.attempt,
-            elapsed=self.elapsed,
-            facts=self.stored,
-            stopping=lambda: tenure.stopping(job.id),
-            key=f"{job.id}:{self.direction}:{self.name}",
-            requested_by=job.requested_by,
-            error=self.error,
-        )
-
-    def onward(self, move: Move, to: int, reply: Reply) -> "_Walk":
-        learned = {**(move.facts or {}), **reply.facts} if move.done and self.direction is Direction.FORWARD else {}
-        return replace(
-            self,
-            job=replace(self.job, args=reply.args),
-            position=to,
-            direction=move.direction,
-            attempt=0,
-            entered=monotonic(),
-            stored={**self.stored, self.name: learned} if learned else self.stored,
-            stop=reply.stop,
-            cancelled=self.cancelled or reply.stop == "cancelled",
-            error=move.error or self.error,
-        )
-
-
-def _start(job: Claimed, machine: Machine | None) -> _Walk:
-    """Where the rows say that the job stands."""
-    here = [past for past in job.past if past.direction is job.direction]
-    done = {past.position for past in here if past.status == "done"}
-    position = job.position
-    while position in done and job.direction is Direction.FORWARD:
-        position += 1
-    while position in done and job.direction is Direction.BACK:
-        position -= 1
-    entered = next((past.ago for past in here if past.position == position), timedelta())
-    known = {step.name: step for step in machine.steps} if machine is not None else {}
-    missing = [name for name in job.steps if name not in known]
-    return _Walk(
-        job=job,
-        steps=[known[name] for name in job.steps] if not missing else [],
-        position=position,
-        direction=job.direction,
-        attempt=job.attempt if position == job.position else 0,
-        entered=monotonic() - entered.total_seconds(),
-        stored={past.name: past.facts for past in job.past if past.direction is Direction.FORWARD and past.status == "done"},
-        stop=job.stop,
-        cancelled=job.stop == "cancelled",
-        error=job.error,
-        unknown=_unknown(job, missing) if missing else None,
-    )
-
-
-def _unknown(job: Claimed, missing: Sequence[str]) -> dict[str, Any]:
-    return {
-        "code": "unknown_step",
-        "message": f"run {job.kind}: this release does not know its step {missing[0]}",
-        "hint": "run a release that does",
-        "blame": str(Blame.OPERATOR),
-        "step": missing[0],
-    }
-
-
-def _act(walk: _Walk, world: object, tenure: Tenure, bound: Any) -> Result:
+def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
     """Run one effect. The only place where any error at all is caught, because a bug must cost an attempt and not a process."""
     step = walk.steps[walk.position]
+    if walk.is_skipped:
+        return Done()
+    if walk.children is not None and walk.children.open:
+        children = walk.children
+        ended = children.total - children.open
+        return NotYet(f"{children.open} of {children.total} jobs", CALL, done=ended, total=children.total)
     effect = step.do if walk.direction is Direction.FORWARD else step.undo
     try:
         return effect(walk.passage(tenure), world)
@@ -270,13 +117,13 @@ def _as_fatal(error: WorkerError) -> Fatal:
     return fatal
 
 
-def _superseded(walk: _Walk) -> Move:
+def _superseded(walk: Walk) -> Move:
     """Leave at once and undo nothing: what was made is in the ledger, and the job that took over goes by it."""
     error = {"code": "superseded", "message": "another job took over", "hint": "", "blame": str(Blame.TENANT), "step": walk.name}
     return Move(False, walk.direction, None, Rest.CANCELLED, error=error)
 
 
-def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Journal, *, leaving: bool) -> Reply | None:
+def _apply(walk: Walk, decision: Decision, result: Result | None, journal: Journal, *, leaving: bool) -> Reply | None:
     record = _record(walk, decision, result, leaving=leaving)
     if not isinstance(result, Done) or result.rows is None:
         return journal.apply(record)
@@ -290,7 +137,7 @@ def _apply(walk: _Walk, decision: Decision, result: Result | None, journal: Jour
     return journal.apply_with(record, timed)
 
 
-def _record(walk: _Walk, decision: Decision, result: Result | None, *, leaving: bool) -> dict[str, Any]:
+def _record(walk: Walk, decision: Decision, result: Result | None, *, leaving: bool) -> dict[str, Any]:
     """A decision in the shape of `worker.apply`. Without a result there was no step, hence no step row.
 
     A process that is leaving gives the job back at the step that comes next, for whoever claims it first.
@@ -315,13 +162,16 @@ def _record(walk: _Walk, decision: Decision, result: Result | None, *, leaving: 
             "status": "waiting" if result is not None else None,
             "what": decision.what[:500],
             "error": decision.error,
-            "job_error": decision.error if decision.after is None or walk.direction is Direction.FORWARD else None,
+            "job_error": _shown(walk, decision),
+            "units_done": decision.done,
+            "units_total": decision.total,
+            **_family(walk, result),
         }
     go = {"next": "wait", "after_ms": 0.0, "what": "another process to go on"} if leaving else {"next": "go"}
     return {
         **record,
         **(go if decision.to is not None else {"next": "rest"}),
-        "status": None if result is None else ("done" if decision.done else "failed"),
+        "status": None if result is None else _status(walk, decision),
         "facts": decision.facts,
         "error": decision.error,
         "rest": decision.rest,
@@ -332,7 +182,36 @@ def _record(walk: _Walk, decision: Decision, result: Result | None, *, leaving: 
     }
 
 
-def _say(bound: Any, walk: _Walk, decision: Decision) -> None:
+def _shown(walk: Walk, wait: Wait) -> dict[str, Any] | None:
+    """The job's error while it waits. An undo must not forget why it undoes: what blocks it is shown around that reason.
+
+    Nor must a job that was cancelled and could not turn back yet.
+    """
+    if wait.error is None or (walk.direction is Direction.FORWARD and walk.stop is None):
+        return dict(wait.error) if wait.error is not None else None
+    return {**wait.error, "undoing": walk.error} if wait.after is None else None
+
+
+def _status(walk: Walk, move: Move) -> str:
+    if walk.is_skipped:
+        return "skipped"
+    return "done" if move.done else "failed"
+
+
+def _family(walk: Walk, result: Result | None) -> dict[str, Any]:
+    """What becomes of the step's children together with this decision: spread, started, or dropped on the way back."""
+    if isinstance(result, Spread):
+        return {
+            "spread": [{"kind": child.kind, "args": dict(child.args)} for child in result.children],
+            "most": result.most,
+            "family": "start",
+        }
+    if walk.children is not None and walk.children.open:
+        return {"family": "start" if walk.direction is Direction.FORWARD else "drop"}
+    return {}
+
+
+def _say(bound: Any, walk: Walk, decision: Decision) -> None:
     took = round(walk.elapsed.total_seconds() * 1000)
     match decision:
         case Wait(after=None, what=what):

@@ -33,11 +33,15 @@ class Kind:
     queue: str | None
     supersedes: bool = False  #: ends whatever is live on its subject
     widens: Sequence[str] = field(default=())  #: boolean args that a second enqueue may turn on
+    skippable: Sequence[str] = field(default=())  #: steps that an operator may skip on the way forward, at the price of a debt
 
     def __post_init__(self) -> None:
         """Refuse an entry that could never be enqueued."""
         if self.subject_arg not in self.args:
             raise BadMachine(f"{self.name}: subject arg {self.subject_arg} is not among its args")
+        for name in self.skippable:
+            if name not in self.machine.names:
+                raise BadMachine(f"{self.name}: {name} cannot be skipped, there is no such step")
         for name in self.widens:
             if self.args[name].type != "boolean":
                 raise BadMachine(f"{self.name}: only a boolean can be widened, {name} is not one")

@@ -4,7 +4,8 @@ The lock shows a killed process within milliseconds, the lease a frozen or cut-o
 is made new at each start and never revived: a process that lost it must exit, and its parent starts a fresh one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Protocol
@@ -19,6 +20,18 @@ log = structlog.get_logger()
 MARGIN_S = 0.5
 #: Seconds between two looks whether a late beat was answered.
 _LOOK_S = 0.05
+#: Beats in a row after which a job that runs here by its row alone is a defect, and the process leaves.
+_STRAYED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What the database answers to a beat."""
+
+    alive: bool
+    stops: frozenset[str]  #: our jobs that must come to their next boundary
+    draining: bool = False  #: our host is to be left free: jobs are given back, none is taken
+    running: frozenset[str] = frozenset()  #: jobs that the rows say run here
 
 
 class Register(Protocol):
@@ -26,12 +39,12 @@ class Register(Protocol):
 
     process_id: int
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
-        """Renew; answer whether we still live, and the ids of our jobs that must stop. Raises Retryable when cut off."""
+    def beat(self) -> Beat:
+        """Renew, and hear what is wanted of us. Raises Retryable when cut off."""
         ...
 
-    def reap(self) -> int:
-        """Take work back from the dead; how many jobs. Raises Retryable when cut off."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from the dead; how many jobs by what showed it, session or lease. Raises Retryable when cut off."""
         ...
 
     def close(self) -> None:
@@ -40,19 +53,45 @@ class Register(Protocol):
 
 
 class Lease:
-    """Beats in a thread of its own. `on_lost` is called once, from that thread, when the right to work is gone."""
+    """Beats in a thread of its own, and is watched by another.
 
-    def __init__(self, register: Register, length_s: float, on_lost: Callable[[], None], on_reaped: Callable[[], None]) -> None:
+    A beat on a connection that stands still and is not cut never ends. `on_lost` is called once, from one of the two threads,
+    when the right to work is gone.
+
+    `driving` answers which jobs this process drives, None while that is about to change. `stuck` answers what of the process's
+    other work has stood still for too long, which is as good a reason to leave. `clock` (monotonic seconds) and `event` are the
+    machine's own, or a simulation's.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        length_s: float,
+        on_lost: Callable[[], None],
+        on_reaped: Callable[[], None],
+        driving: Callable[[], frozenset[str] | None] = lambda: None,
+        stuck: Callable[[], str | None] = lambda: None,
+        *,
+        clock: Callable[[], float] = monotonic,
+        event: Callable[[], Event] = Event,
+    ) -> None:
         self._register = register
+        self._stuck = stuck
         self._length_s = length_s
         self._on_lost = on_lost
         self._on_reaped = on_reaped
-        self._sent = monotonic()
+        self._clock = clock
+        self._sent = clock()
+        self._driving = driving
         self._stops: frozenset[str] = frozenset()
-        self._ended = Event()
-        self._draining = Event()
+        self._drained = False
+        self._strays: frozenset[str] = frozenset()
+        self._strayed = 0
+        self._ended = event()
+        self._draining = event()
         self._guard = Lock()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
+        self._watcher = Thread(target=self._watch, name="lease watch", daemon=True)
 
     @property
     def process_id(self) -> int:
@@ -62,6 +101,7 @@ class Lease:
     def start(self) -> None:
         """Begin to beat."""
         self._thread.start()
+        self._watcher.start()
 
     def valid(self) -> bool:
         """Whether an effect may still be started. While a beat is late nobody knows, so this waits for its answer.
@@ -79,7 +119,7 @@ class Lease:
 
     def leaving(self) -> bool:
         """Whether jobs are given back at their next boundary."""
-        return self._draining.is_set()
+        return self._draining.is_set() or self._drained
 
     def drain(self) -> None:
         """Ask long effects to come to their boundary, and give jobs back there."""
@@ -98,20 +138,33 @@ class Lease:
         while not self._ended.is_set():
             reason = self._beat()
             if reason is not None:
-                if self._end():
-                    log.error("lease lost", process=self.process_id, reason=reason)
-                    self._on_lost()
+                self._lose(reason)
                 return
             self._ended.wait(self._length_s / 6)
 
+    def _watch(self) -> None:
+        while not self._ended.wait(self._length_s / 12):
+            late = "no beat was answered in time" if self._clock() >= self._sent + self._length_s else None
+            reason = late or self._stuck()
+            if reason is not None:
+                self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        if self._end():
+            log.error("lease lost", process=self.process_id, reason=reason)
+            self._on_lost()
+
     def _beat(self) -> str | None:
         """Renew, and take work back from the dead. None, or why the right to work is gone."""
-        sent = monotonic()
+        sent = self._clock()
         try:
-            alive, stops = self._register.beat()
-            if not alive:
+            driving = self._driving()
+            beat = self._register.beat()
+            if not beat.alive:
                 return "the lease ended"
-            self._sent, self._stops = sent, stops
+            self._sent, self._stops, self._drained = sent, beat.stops, beat.draining
+            if self._is_astray(beat.running - driving if driving is not None else frozenset()):
+                return "the rows say that a job runs here, and nobody here drives it"
             if self._register.reap():
                 self._on_reaped()
         except Retryable as error:
@@ -123,9 +176,15 @@ class Lease:
             return "a beat broke"
         return None
 
+    def _is_astray(self, strays: frozenset[str]) -> bool:
+        """Whether the same job has been nobody's for several beats: it would be for ever, while this process lives."""
+        self._strays = strays & self._strays if self._strays else strays
+        self._strayed = self._strayed + 1 if self._strays else 0
+        return self._strayed > _STRAYED
+
     def _fresh(self) -> bool:
         """Measured from when the last good beat was *sent*."""
-        return not self._ended.is_set() and monotonic() < self._sent + self._length_s - MARGIN_S
+        return not self._ended.is_set() and self._clock() < self._sent + self._length_s - MARGIN_S
 
     def _end(self) -> bool:
         with self._guard:

@@ -3,15 +3,16 @@
 Read a row as a sentence: *name* it, *do* this, *undo* it so, it may take *within* and be tried as *retry* says.
 Nothing has a default, so `undo=NOTHING` is a decision that a reviewer sees.
 
-A step ends in one of five ways:
+A step ends in one of six ways:
 
     Done        the effect holds                 the next row
     NotYet      nothing is wrong, only early     look again later; costs no attempt
     Retryable   it failed, it may pass           back off as `retry` says; costs an attempt
     Fatal       it will never pass               undo, newest first (block, on a machine that only goes forward)
     Blocked     a person or a release must act   wait for them; costs nothing
+    Spread      other jobs must do it            wait for all of them; costs nothing
 
-`Retryable` and `Fatal` are raised (`worker.errors`), the other three are returned.
+`Retryable` and `Fatal` are raised (`worker.errors`), the other four are returned.
 Any `do` or `undo` can run twice: a process may die between the effect and the commit.
 """
 
@@ -54,10 +55,15 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class NotYet:
-    """Too early. `what` tells a person what it waits for; `after` is when to look again if nobody rings."""
+    """Too early. `what` tells a person what it waits for; `after` is when to look again if nobody rings.
+
+    `done` of `total` units, where the step can say how far it is.
+    """
 
     what: str
     after: timedelta
+    done: int | None = None
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,43 @@ class Blocked:
     hint: str = ""
 
 
-Result = Done | NotYet | Retryable | Fatal | Blocked
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A job that a step wants done: a kind of the catalogue and its args."""
+
+    kind: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Have other jobs do it, at most `most` of them at once.
+
+    They are written in the checkpoint's own transaction. When none of them is open any more the step is acted again, and
+    `passage.children` says how they ended. On the way back they are cancelled first, so a step that spreads wants an undo.
+    """
+
+    children: Sequence[Child]
+    most: int
+
+    def __post_init__(self) -> None:
+        """Refuse what could never end."""
+        if not self.children or self.most < 1:
+            raise ValueError("spread over children: at least one, and at least one at a time")
+
+
+@dataclass(frozen=True, slots=True)
+class Children:
+    """How the jobs stand that a step spread over. `open` are those not at rest, started or not."""
+
+    total: int
+    open: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+Result = Done | NotYet | Retryable | Fatal | Blocked | Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +131,10 @@ class Passage:
     key: str  #: `{job}:{direction}:{step}`, stable across attempts: the idempotency key for peers
     requested_by: str | None = None
     error: Mapping[str, Any] | None = None  #: why it is going back
+    children: Children | None = None  #: how they ended, when this step has spread
 
 
-Effect = Callable[[Passage, Any], Done | NotYet | Blocked]
+Effect = Callable[[Passage, Any], Done | NotYet | Blocked | Spread]
 
 
 def nothing(_passage: Passage, _world: object) -> Done:

@@ -5,11 +5,12 @@ for what several jobs have ready costs a tenth of one statement each, and a sess
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psycopg2
@@ -20,8 +21,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from worker.domain import Secret
-from worker.engine.drive import Claimed, PastStep, Record, Reply
-from worker.engine.machine import Direction, Facts
+from worker.engine.drive import Record
+from worker.engine.lease import Beat
+from worker.engine.machine import Children, Direction, Facts
+from worker.engine.walk import Claimed, PastStep, Reply
 from worker.errors import Fenced, JournalLost, Retryable, Unreachable, WorkerError
 from worker.store import connect
 
@@ -43,43 +46,52 @@ class Locked(Exception):
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
+    """A database that does not answer, or has no time, is Unreachable; a wrong statement stays what it is."""
     try:
         yield
     except psycopg2.Error as error:
-        if not connect.lost(error):
+        if not connect.lost(error) and not connect.answered(error):
             raise
         raise Unreachable(f"{what}: the database did not answer") from error
 
 
 class Register:
-    """This process's row and its session lock. A beat has as long as the lease, and not a second more."""
+    """This process's row and its session lock. A beat has as long as the lease, and not a second more.
 
-    def __init__(self, url: Secret, *, name: str, pid: int, queues: Sequence[str], lease_s: float) -> None:
+    `knows`: the step names of each kind of this release, so that it is offered what it is able to do; `host` is where it runs.
+    """
+
+    def __init__(
+        self, url: Secret, *, name: str, pid: int, lease_s: float, host: str = "", knows: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self._connection = connect.open_raw(url, name=f"lease {name}")
         self._lease_ms = int(lease_s * 1000)
         with _translated("register process"), self._connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = %s", (self._lease_ms,))
             cursor.execute(
-                "INSERT INTO worker.processes (name, pid, queues, lease_until) "
-                "VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-                (name, pid, list(queues), lease_s),
+                "SELECT worker.enter(%s, %s, %s, %s, %s::jsonb)",
+                (name, pid, host, self._lease_ms, json.dumps({kind: list(steps) for kind, steps in (knows or {}).items()})),
             )
             self.process_id: int = _one(cursor)[0]
             cursor.execute("SELECT pg_advisory_lock(%s, %s)", (NAMESPACE, self.process_id))
 
-    def beat(self) -> tuple[bool, frozenset[str]]:
-        """Renew the lease. Answers (alive, jobs of ours that must stop)."""
+    def beat(self) -> Beat:
+        """Renew the lease."""
         with _translated("renew lease"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT alive, stop::text[] FROM worker.beat(%s, %s)", (self.process_id, self._lease_ms))
-            alive, stop = _one(cursor)
-        return alive, frozenset(stop)
+            cursor.execute(
+                "SELECT alive, stop::text[], draining, running::text[] FROM worker.beat(%s, %s)", (self.process_id, self._lease_ms)
+            )
+            alive, stop, draining, running = _one(cursor)
+        return Beat(alive, frozenset(stop), draining, frozenset(running))
 
-    def reap(self) -> int:
-        """Take work back from dead processes. Answers how many jobs."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from dead processes. Answers how many jobs by what showed it: session (killed) or lease (silent)."""
         with _translated("reap"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM worker.reap(%s, %s)", (NAMESPACE, MAX_CRASHES))
-            return int(_one(cursor)[0])
+            cursor.execute(
+                "SELECT CASE WHEN by_lease THEN 'lease' ELSE 'session' END, count(*) FROM worker.reap(%s, %s) GROUP BY 1",
+                (NAMESPACE, MAX_CRASHES),
+            )
+            return dict(cursor.fetchall())
 
     def close(self) -> None:
         """End the lease now; closing the session frees the lock."""
@@ -97,35 +109,53 @@ class Claims:
         self._process_id = process_id
         self._guard = Lock()
         self._connection: RawConnection | None = None
+        self._asked: float | None = None  #: monotonic seconds; while a claim is on its way
+        self._after = ""  # the organisation that was served last: the next claim begins behind it
+
+    def overdue(self, answer_s: float) -> bool:
+        """Whether a claim has been on its way for longer than that: its connection stands still, and nobody will say so."""
+        asked = self._asked
+        return asked is not None and monotonic() > asked + answer_s
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
         """Up to `most` due jobs, or those of `ids` that are due.
 
         Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
         """
-        with self._guard, _translated("claim jobs"):
+        with self._guard, _translated("claim jobs"), self._on_its_way():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
-                        "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])",
-                        (self._process_id, list(queues), most, list(ids) if ids is not None else None),
+                        "error, requested_by, traceparent, past, org, family, waited_ms, age_ms "
+                        "FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
+                        (self._process_id, list(queues), most, list(ids) if ids is not None else None, self._after),
                     )
-                    rows = cursor.fetchall()
+                    claimed = [_claimed(row) for row in cursor.fetchall()]
             except psycopg2.Error as error:
                 self._connection = None
                 if connection.closed:
                     raise JournalLost("claim jobs: the connection broke before the answer") from error
                 connection.close()
                 raise
-        return [_claimed(row) for row in rows]
+            if claimed and ids is None:
+                self._after = claimed[-1].org
+        return claimed
 
     def close(self) -> None:
         """Close the connection."""
         with self._guard:
             if self._connection is not None:
                 self._connection.close()
+
+    @contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        self._asked = monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
 
     def _open(self) -> RawConnection:
         if self._connection is None or self._connection.closed:
@@ -136,7 +166,8 @@ class Claims:
 
 
 def _claimed(row: Sequence[Any]) -> Claimed:
-    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by, past = row
+    ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by = row[:13]
+    traceparent, past, org, family, waited_ms, age_ms = row[13:]
     return Claimed(
         id=ident,
         kind=kind,
@@ -151,12 +182,17 @@ def _claimed(row: Sequence[Any]) -> Claimed:
         stop=stop,
         error=error,
         requested_by=requested_by,
+        traceparent=traceparent,
+        org=org,
+        family={int(spread): Children(**counts) for spread, counts in (family or {}).items()},
         past=[
             PastStep(
                 Direction(p["direction"]), p["position"], p["name"], p["status"], p["facts"], timedelta(milliseconds=p["ago_ms"])
             )
             for p in past or ()
         ],
+        waited=timedelta(milliseconds=waited_ms),
+        age=timedelta(milliseconds=age_ms),
     )
 
 
@@ -180,13 +216,16 @@ class Applier:
         except LockNotAvailable as error:
             raise Locked from error
         except (psycopg2.Error, Unreachable) as error:
-            if not isinstance(error, Unreachable) and not connect.lost(error):
+            if not isinstance(error, Unreachable) and not connect.lost(error) and not connect.answered(error):
                 raise
+            self.close()
             self._connection = None
         try:
             with _translated("apply decisions"):
                 return self._send(records)
         except Unreachable as error:
+            if isinstance(error.__cause__, LockNotAvailable):
+                raise Locked from error
             raise JournalLost("apply decisions: the database did not answer") from error
 
     def close(self) -> None:
@@ -241,8 +280,10 @@ class Transactions:
         except Exception as error:
             if connect.lost(error):
                 raise
-            # Rolled back for certain, so a bug costs an attempt and not the process.
+            # Rolled back for certain, so a bug costs an attempt and not the process; so does a lock that was not to be had in time.
             _say_broken(record, error)
+            if connect.answered(error):
+                raise Retryable(f"run {record['name']}: the database had no time for it", code="database_busy") from error
             raise Retryable(
                 f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
             ) from error
@@ -265,7 +306,7 @@ class Transactions:
                 ).one_or_none()
             return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
         except DBAPIError as error:
-            if not connect.lost(error):
+            if not connect.lost(error) and not connect.answered(error):
                 raise
             raise JournalLost("apply decision: the database did not answer") from error
 

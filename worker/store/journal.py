@@ -10,8 +10,9 @@ import structlog
 from sqlalchemy import Engine
 
 from worker.domain import Secret
-from worker.engine.drive import Record, Reply
+from worker.engine.drive import Record
 from worker.engine.machine import Facts
+from worker.engine.walk import Reply
 from worker.errors import JournalLost, Retryable
 from worker.store.jobs import Applier, Locked, Transactions
 

@@ -13,13 +13,19 @@ def write(connection: Connection, kinds: Iterable[Kind], *, backend: str, host: 
     """Insert or renew every kind, and where a workspace goes that nobody placed. Kinds of other releases stay."""
     for kind in kinds:
         connection.execute(
+            text("INSERT INTO worker.definitions (kind, steps) VALUES (:kind, :steps) ON CONFLICT DO NOTHING"),
+            {"kind": kind.name, "steps": list(kind.machine.names)},
+        )
+        connection.execute(
             text(
                 "INSERT INTO worker.kinds "
-                "(kind, subject_prefix, subject_arg, args, steps, queue, only_forward, supersedes, widens) "
-                "VALUES (:kind, :prefix, :arg, CAST(:args AS jsonb), :steps, :queue, :only_forward, :supersedes, :widens) "
+                "(kind, subject_prefix, subject_arg, args, steps, queue, only_forward, supersedes, widens, skippable, definition) "
+                "VALUES (:kind, :prefix, :arg, CAST(:args AS jsonb), :steps, :queue, :only_forward, :supersedes, :widens, "
+                ":skippable, (SELECT d.id FROM worker.definitions d WHERE d.kind = :kind AND d.steps = CAST(:steps AS text[]))) "
                 "ON CONFLICT (kind) DO UPDATE SET subject_prefix = excluded.subject_prefix, subject_arg = excluded.subject_arg, "
                 "args = excluded.args, steps = excluded.steps, queue = excluded.queue, only_forward = excluded.only_forward, "
-                "supersedes = excluded.supersedes, widens = excluded.widens, written_at = now()"
+                "supersedes = excluded.supersedes, widens = excluded.widens, skippable = excluded.skippable, "
+                "definition = excluded.definition, written_at = now()"
             ),
             _row(kind),
         )
@@ -47,4 +53,5 @@ def _row(kind: Kind) -> dict[str, object]:
         "only_forward": kind.machine.only_forward,
         "supersedes": kind.supersedes,
         "widens": list(kind.widens),
+        "skippable": list(kind.skippable),
     }

@@ -76,7 +76,7 @@ def test_a_superseded_job_whose_process_died_once_too_often_ends(database: Datab
     remember(database, KIND, GONE)
     subject = str(uuid4())
     made = ask(database, subject=subject)
-    register = Register(database.url, name="dead", pid=1, queues=[], lease_s=60)
+    register = Register(database.url, name="dead", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="dead")
     assert claims.claim(["toy"], 1)
     with database.engine.begin() as connection:

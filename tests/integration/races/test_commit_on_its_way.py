@@ -76,7 +76,7 @@ def test_rows_whose_commit_is_still_on_its_way_are_not_written_again(
 ) -> None:
     remember(database, KIND)
     job = ask(database, subject=str(uuid4()))
-    register = Register(database.url, name="test", pid=1, queues=[], lease_s=60)
+    register = Register(database.url, name="test", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="test")
     [claimed] = claims.claim(["toy"], 1)
     url = database.engine.url

@@ -10,7 +10,7 @@ KIND = toy_kind()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", ["beat(int, int)", "claim(int, text[], int, uuid[])"])
+@pytest.mark.parametrize("name", ["beat(int, int)", "claim(int, text[], int, uuid[], text)"])
 def test_a_process_that_cannot_beat_or_claim_leaves(database: Database, stage: Stage, name: str) -> None:
     remember(database, KIND)
     left = Event()

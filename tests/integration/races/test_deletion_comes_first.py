@@ -36,7 +36,7 @@ def test_a_deletion_ends_a_running_job_that_was_stored_after_it(database: Databa
     subject = str(uuid4())
     later = datetime.now(UTC) + timedelta(hours=1)
     gone, made = ask(database, "toy.remove", subject, run_at=later), ask(database, "toy.make", subject)
-    register = Register(database.url, name="test", pid=1, queues=[], lease_s=60)
+    register = Register(database.url, name="test", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="test")
     assert [job.id for job in claims.claim(["toy"], 8, [made])] == [made]
     with database.engine.begin() as connection:

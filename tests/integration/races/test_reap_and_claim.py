@@ -24,7 +24,7 @@ def test_taking_over_and_claiming_never_wait_for_each_other_in_a_circle(database
 
 
 def _round(database: Database, refused: list[WorkerError]) -> None:
-    dead = Register(database.url, name="dead", pid=1, queues=[], lease_s=60)
+    dead = Register(database.url, name="dead", pid=1, lease_s=60)
     before = Claims(database.url, process_id=dead.process_id, name="dead")
     subjects = [str(uuid4()) for _ in range(_JOBS)]
     for subject in subjects:
@@ -34,7 +34,7 @@ def _round(database: Database, refused: list[WorkerError]) -> None:
         ask(database, "toy.paint", subject)
     before.close()
     dead.close()
-    register = Register(database.url, name="next", pid=1, queues=[], lease_s=60)
+    register = Register(database.url, name="next", pid=1, lease_s=60)
     claims = Claims(database.url, process_id=register.process_id, name="next")
     start = Barrier(2)
 

@@ -4,8 +4,10 @@ CREATE TABLE worker.definitions (
     id    int PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kind  text NOT NULL,
     steps text[] NOT NULL,
+    first boolean NOT NULL DEFAULT false,
     UNIQUE (kind, steps)
 );
+COMMENT ON COLUMN worker.definitions.first IS 'Of a release whose processes do not say yet what they are able to do.';
 COMMENT ON TABLE worker.definitions IS 'Each list of steps that a kind ever had: a process says by number which it is able to do.';
 
 ALTER TABLE worker.kinds
@@ -16,7 +18,7 @@ COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on 
 ALTER TABLE worker.processes
     ADD COLUMN host text NOT NULL DEFAULT '',
     ADD COLUMN able int[];
-COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered everything.';
+COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered the first ones.';
 
 ALTER TABLE worker.jobs
     ADD COLUMN due boolean NOT NULL DEFAULT true,
@@ -29,11 +31,16 @@ COMMENT ON COLUMN worker.jobs.due IS 'Its run_at has come: claims look at these 
 COMMENT ON COLUMN worker.jobs.paused IS 'Found by a claim while a pause held: out of the ready index until that pause is over.';
 COMMENT ON COLUMN worker.jobs.units_done IS 'Of units_total: what the current step says of its own progress.';
 
-INSERT INTO worker.definitions (kind, steps) SELECT kind, steps FROM worker.kinds UNION SELECT kind, steps FROM worker.jobs;
+INSERT INTO worker.definitions (kind, steps, first) SELECT kind, steps, true FROM worker.kinds UNION SELECT kind, steps, true FROM worker.jobs;
 UPDATE worker.kinds k SET definition = d.id FROM worker.definitions d WHERE d.kind = k.kind AND d.steps = k.steps;
 UPDATE worker.jobs j SET definition = d.id FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps;
 UPDATE worker.jobs j SET supersedes = true FROM worker.kinds k WHERE k.kind = j.kind AND k.supersedes;
 UPDATE worker.jobs j SET due = false WHERE state IN ('queued', 'waiting') AND run_at > clock_timestamp();
+
+ALTER TABLE worker.subjects ADD COLUMN awaited boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN worker.subjects.awaited IS 'Jobs may be parked behind it: whoever claims next looks, once it is free.';
+UPDATE worker.subjects s SET awaited = true WHERE EXISTS (SELECT FROM worker.jobs j WHERE j.subject = s.key AND j.parked);
+CREATE INDEX subjects_freed ON worker.subjects (key) WHERE job_id IS NULL AND awaited;
 
 ALTER TABLE worker.steps DROP CONSTRAINT steps_status_check;
 ALTER TABLE worker.steps ADD CONSTRAINT steps_status_check CHECK (status IN ('waiting', 'done', 'failed', 'skipped'));
@@ -44,7 +51,10 @@ DROP INDEX worker.jobs_ready;
 CREATE INDEX jobs_ready ON worker.jobs (queue, org, priority, seq) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
 CREATE INDEX jobs_later ON worker.jobs (run_at) WHERE state IN ('queued', 'waiting') AND NOT due;
 CREATE INDEX jobs_bell ON worker.jobs (rung_at) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
+CREATE INDEX jobs_paused ON worker.jobs (kind, org) WHERE paused;
+CREATE INDEX jobs_unknown ON worker.jobs (definition) WHERE state = 'blocked' AND error ->> 'code' = 'unknown_step';
 CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
+CREATE INDEX jobs_blocked ON worker.jobs (kind, subject) WHERE state = 'blocked';
 
 CREATE TABLE worker.aliases (
     kind            text NOT NULL,
@@ -72,14 +82,17 @@ CREATE TABLE worker.children (
     number   int NOT NULL,
     kind     text NOT NULL,
     args     jsonb NOT NULL,
+    most     smallint NOT NULL CHECK (most > 0),
     job_id   uuid,
     state    text,
     told     boolean NOT NULL DEFAULT false,
     PRIMARY KEY (parent, position, number)
 );
-CREATE INDEX children_live ON worker.children (job_id) WHERE state IS NULL AND job_id IS NOT NULL;
+CREATE INDEX children_open ON worker.children (parent, position, number) WHERE state IS NULL;
+CREATE INDEX children_job ON worker.children (job_id);
 CREATE INDEX children_untold ON worker.children (parent) WHERE state IS NOT NULL AND NOT told;
 COMMENT ON TABLE worker.children IS 'What a step spread over other jobs: no job yet (job_id NULL), live (state NULL), or at rest.';
+COMMENT ON COLUMN worker.children.most IS 'How many of its siblings may live at once.';
 COMMENT ON COLUMN worker.children.told IS 'The parent has been woken since this child came to rest.';
 
 CREATE TABLE worker.debts (
@@ -118,3 +131,9 @@ CREATE TABLE worker.durations (
 );
 COMMENT ON TABLE worker.durations IS 'How long a step took in the last 100 successes: where an ETA comes from.';
 COMMENT ON COLUMN worker.durations.variant IS 'hit or miss where the step''s facts say {"cache": "hit" or "miss"}; empty over all.';
+
+-- Their results have changed shape, which CREATE OR REPLACE refuses. A worker of the older release finds what it calls.
+DROP FUNCTION IF EXISTS worker.claim(int, text[], int, uuid[]);
+DROP FUNCTION IF EXISTS worker.beat(int, int);
+DROP FUNCTION IF EXISTS worker.release(text[], uuid[]);
+DROP FUNCTION IF EXISTS worker.to_ring(int, int);

@@ -1,42 +1,54 @@
--- How a job comes to rest: its subject is freed, whoever waits for it is told.
+-- How a job comes to rest: its subject is freed, whoever waits for it is told. Locks are always taken in one order: rows of
+-- the platform, then jobs (by id), then their own subjects (by key); everything else is only taken where nobody holds it.
 
 CREATE OR REPLACE FUNCTION worker.announce(p_job uuid, p_state text) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('worker_jobs', json_build_object('id', p_job, 'state', p_state)::text)
 $$;
 
--- The subjects are free again and the next job of each may be claimed. Two statements on purpose: the second must
--- see what others committed while the first waited for the subject's lock.
-CREATE OR REPLACE FUNCTION worker.release(p_subjects text[], p_jobs uuid[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- The position at which a job goes on: `jobs.position` says where it was claimed last, and what was passed since is in its steps.
+CREATE OR REPLACE FUNCTION worker.stands_at(p_job worker.jobs) RETURNS int
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    v_next uuid;
+    v_ahead int := CASE p_job.direction WHEN 'forward' THEN 1 ELSE -1 END;
+    v_at int := p_job.position;
 BEGIN
-    WITH mine AS MATERIALIZED (
-        SELECT s.key FROM worker.subjects s WHERE s.key = ANY (p_subjects) AND s.job_id = ANY (p_jobs) ORDER BY s.key FOR UPDATE
-    )
-    UPDATE worker.subjects s SET job_id = NULL FROM mine WHERE s.key = mine.key;
-    FOR v_next IN
-        UPDATE worker.jobs j SET parked = false, rung_at = NULL
-        FROM (SELECT DISTINCT ON (q.subject) q.id FROM worker.jobs q
-              WHERE q.subject = ANY (p_subjects) AND q.state = 'queued' AND q.parked
-              ORDER BY q.subject, q.priority, q.seq) AS head
-        WHERE j.id = head.id RETURNING j.id
+    WHILE v_at + v_ahead BETWEEN 0 AND cardinality(p_job.steps) - 1 AND EXISTS (
+        SELECT FROM worker.steps s WHERE s.job_id = p_job.id AND s.direction = p_job.direction AND s.position = v_at
+            AND s.status IN ('done', 'skipped'))
     LOOP
-        PERFORM worker.announce(v_next, 'queued');
+        v_at := v_at + v_ahead;
     END LOOP;
+    RETURN v_at;
+END $$;
+
+-- What follows from a rest: subjects are free, parents can see how their children ended, children that were never started are
+-- dropped. The next job of a subject and the parent are called by the next claim (worker.call), because their rows may be locked
+-- by somebody who waits for one of ours.
+CREATE OR REPLACE FUNCTION worker.rested(p_jobs uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+BEGIN
+    -- Arrays instead of joins: index probes, however small a table was when the plan was made.
+    WITH mine AS MATERIALIZED (
+        SELECT s.key FROM worker.subjects s
+        WHERE s.key = ANY (ARRAY(SELECT j.subject FROM worker.jobs j WHERE j.id = ANY (p_jobs))) AND s.job_id = ANY (p_jobs)
+        ORDER BY s.key FOR UPDATE
+    )
+    UPDATE worker.subjects s SET job_id = NULL WHERE s.key = ANY (ARRAY(SELECT m.key FROM mine m));
+    UPDATE worker.children c SET state = (SELECT j.state FROM worker.jobs j WHERE j.id = c.job_id), told = false
+        WHERE c.job_id = ANY (p_jobs);
+    UPDATE worker.children c SET state = 'cancelled', told = true
+        WHERE c.parent = ANY (p_jobs) AND c.state IS NULL AND c.job_id IS NULL;
+    PERFORM worker.announce(j.id, j.state) FROM worker.jobs j WHERE j.id = ANY (p_jobs);
 END $$;
 
 CREATE OR REPLACE FUNCTION worker.end_unclaimed(p_job uuid, p_state text, p_error jsonb, p_by uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    v_subject text;
 BEGIN
     UPDATE worker.jobs SET state = p_state, error = p_error, superseded_by = p_by, process_id = NULL, waiting_for = NULL,
-           parked = false, finished_at = clock_timestamp()
-    WHERE id = p_job RETURNING subject INTO v_subject;
-    PERFORM worker.release(ARRAY[v_subject], ARRAY[p_job]);
-    PERFORM worker.announce(p_job, p_state);
+           parked = false, paused = false, finished_at = clock_timestamp()
+    WHERE id = p_job;
+    PERFORM worker.rested(ARRAY[p_job]);
 END $$;
 
 CREATE OR REPLACE FUNCTION worker.superseded_error(p_kind text, p_step text) RETURNS jsonb
@@ -59,7 +71,7 @@ BEGIN
         IF v.state = 'running' THEN
             UPDATE worker.jobs SET superseded_by = p_job WHERE id = v.id;
         ELSE
-            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[v.position + 1]), p_job);
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[worker.stands_at(v) + 1]), p_job);
         END IF;
     END LOOP;
 END $$;

@@ -1,5 +1,5 @@
 -- Refusals. The class MW is ours: MW001 a live job with other args, MW002 an idempotency key used with other args,
--- MW003 only goes forward, MW004 nothing to retry.
+-- MW003 only goes forward, MW004 nothing to retry, MW005 cannot be skipped.
 
 CREATE OR REPLACE FUNCTION worker.live_again(p_live worker.jobs, p_kind worker.kinds, p_args jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -17,7 +17,8 @@ BEGIN
     IF v_wide <> p_live.args THEN
         UPDATE worker.jobs SET args = v_wide, woken = true,
                state = CASE WHEN state = 'blocked' THEN 'waiting' ELSE state END,
-               run_at = CASE WHEN state IN ('blocked', 'waiting') THEN clock_timestamp() ELSE run_at END, rung_at = NULL
+               run_at = CASE WHEN state IN ('blocked', 'waiting') THEN clock_timestamp() ELSE run_at END,
+               due = due OR state IN ('blocked', 'waiting'), rung_at = NULL
         WHERE id = p_live.id;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (p_live.id, 'widened', v_wide);
         PERFORM worker.announce(p_live.id, 'queued');
@@ -35,9 +36,11 @@ DECLARE
     v_args jsonb;
     v_subject text;
     v_old worker.jobs;
+    v_known record;
     v_org text;
     v_queue text;
     v_id uuid;
+    v_run_at timestamptz := coalesce(enqueue.run_at, clock_timestamp());
 BEGIN
     SELECT * INTO v_kind FROM worker.kinds k WHERE k.kind = enqueue.kind;
     IF NOT FOUND THEN
@@ -60,25 +63,36 @@ BEGIN
     v_args := worker.checked_args(v_kind, enqueue.args);
     v_subject := v_kind.subject_prefix || coalesce(v_args ->> v_kind.subject_arg, '');
     FOR i IN 1..5 LOOP
-        SELECT * INTO v_old FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.idempotency_key = enqueue.idempotency_key;
+        SELECT k.id, k.args INTO v_known FROM (
+            SELECT j.id, j.args FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.idempotency_key = enqueue.idempotency_key
+            UNION ALL SELECT a.job_id, a.args FROM worker.aliases a
+            WHERE a.kind = v_kind.kind AND a.idempotency_key = enqueue.idempotency_key) AS k;
         IF FOUND THEN
-            IF v_old.args <> v_args THEN
-                RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', v_kind.kind, v_old.id USING ERRCODE = 'MW002';
+            -- A job that was widened since is still the job of whoever asked for less.
+            IF (v_known.args - v_kind.widens) <> (v_args - v_kind.widens) THEN
+                RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', v_kind.kind, v_known.id USING ERRCODE = 'MW002';
             END IF;
-            RETURN QUERY SELECT v_old.id, false;
+            RETURN QUERY SELECT v_known.id, false;
             RETURN;
         END IF;
         SELECT * INTO v_old FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.subject = v_subject
             AND j.state IN ('queued', 'running', 'waiting', 'blocked') FOR NO KEY UPDATE;
         IF FOUND THEN
             PERFORM worker.live_again(v_old, v_kind, v_args);
+            IF enqueue.idempotency_key IS NOT NULL THEN
+                INSERT INTO worker.aliases (kind, idempotency_key, job_id, args)
+                VALUES (v_kind.kind, enqueue.idempotency_key, v_old.id, v_args) ON CONFLICT DO NOTHING;
+                -- Somebody used the key between our look and now: look again at what it means.
+                CONTINUE WHEN NOT FOUND;
+            END IF;
             RETURN QUERY SELECT v_old.id, false;
             RETURN;
         END IF;
         SELECT q.org, q.queue INTO v_org, v_queue FROM worker.queue_of(v_kind, v_args) AS q;
-        INSERT INTO worker.jobs (kind, subject, org, queue, args, steps, only_forward, idempotency_key, priority, run_at, requested_by, traceparent)
-        VALUES (v_kind.kind, v_subject, v_org, v_queue, v_args, v_kind.steps, v_kind.only_forward, enqueue.idempotency_key,
-                enqueue.priority, coalesce(enqueue.run_at, clock_timestamp()), enqueue.requested_by, enqueue.traceparent)
+        INSERT INTO worker.jobs (kind, subject, org, queue, args, steps, definition, only_forward, supersedes, idempotency_key, priority,
+                                 run_at, due, requested_by, traceparent)
+        VALUES (v_kind.kind, v_subject, v_org, v_queue, v_args, v_kind.steps, v_kind.definition, v_kind.only_forward, v_kind.supersedes,
+                enqueue.idempotency_key, enqueue.priority, v_run_at, v_run_at <= clock_timestamp(), enqueue.requested_by, enqueue.traceparent)
         ON CONFLICT DO NOTHING RETURNING id INTO v_id;
         IF v_id IS NOT NULL THEN
             IF v_kind.supersedes THEN
