@@ -34,6 +34,7 @@ def _default_build_cache() -> Path:
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
 
 
@@ -121,6 +122,12 @@ class Settings(BaseModel):
     )
     queues: str = Field(
         "", alias="MOLECULE_WORKER_QUEUES", description="Comma-separated queues to serve. Default: this host's own."
+    )
+    keep_days: Days = Field(
+        30, alias="MOLECULE_WORKER_KEEP_DAYS", description="Jobs that succeeded or were cancelled are kept this long, days."
+    )
+    keep_failed_days: Days = Field(
+        180, alias="MOLECULE_WORKER_KEEP_FAILED_DAYS", description="Failed jobs are kept this long, days."
     )
     log_format: Literal["json", "console"] = Field(
         "json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people."

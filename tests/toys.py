@@ -16,6 +16,7 @@ from tests.conftest import Database
 from worker.engine.drive import Journal
 from worker.engine.kinds import Arg, Kind
 from worker.engine.machine import NOTHING, Done, Effect, Machine, NotYet, Passage, Retry, Step
+from worker.errors import Refused
 from worker.runtime import Runtime
 from worker.store import kinds as catalogue
 from worker.store import requests
@@ -55,11 +56,23 @@ def step(name: str, *, undo: bool = True, within: timedelta = 60 * SECOND, retry
 
 
 def toy_kind(
-    kind: str = "toy.make", *, steps: int = 3, only_forward: bool = False, supersedes: bool = False, widens: Sequence[str] = ()
+    kind: str = "toy.make",
+    *,
+    steps: int = 3,
+    only_forward: bool = False,
+    supersedes: bool = False,
+    widens: Sequence[str] = (),
+    skippable: Sequence[str] = (),
 ) -> Kind:
     rows = tuple(step(f"s{n}", undo=not only_forward) for n in range(1, steps + 1))
     args = {"id": Arg("uuid"), **{name: Arg("boolean", required=False, default=False) for name in widens}}
-    return Kind(Machine(kind, rows, only_forward), "toy:", "id", args, "toy", supersedes, widens)
+    return Kind(Machine(kind, rows, only_forward), "toy:", "id", args, "toy", supersedes, widens, skippable)
+
+
+def lacking(_: Passage) -> Any:
+    """What a step raises whose tenant has not set a secret."""
+    hint = "add them under Config → Env Vars or as Global secrets, then retry"
+    raise Refused("missing required env: OPENAI_API_KEY", hint=hint, code="missing_env", detail={"missing": ["OPENAI_API_KEY"]})
 
 
 def remember(database: Database, *kinds: Kind) -> None:

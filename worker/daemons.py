@@ -10,14 +10,14 @@ from threading import Event
 import structlog
 
 from config import settings as environment
-from config.celery import DEFAULT_QUEUE
 from worker import metrics, watch
 from worker import singleton as once
 from worker.admin import Answers, Barred, admin
-from worker.app import Publisher, app
-from worker.assembly import compute_of, receiver_address, secret
+from worker.app import app
+from worker.assembly import compute_of, ground, receiver_address, secret
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
+from worker.broker import Publisher
 from worker.domain import Secret
 from worker.errors import WorkerError
 from worker.metered import MeteredPublisher
@@ -26,6 +26,7 @@ from worker.runtime import database_url, process_name
 from worker.store import connect
 from worker.store.bell import ListeningBell
 from worker.store.cache import Cache
+from worker.store.clock import DatabaseSlots
 
 log = structlog.get_logger()
 
@@ -42,10 +43,10 @@ def jobs(place: str, folder: Path) -> int:
         hostname=f"{process_name('jobs')}",
         pool="threads",
         concurrency=own.slots,
-        queues=[DEFAULT_QUEUE, f"{own.backend}.{own.docker_host}"],
         loglevel=own.log_level,
         quiet=True,
-        without_heartbeat=True,
+        # Few, and for Flower: it shows a worker as offline that sends none.
+        heartbeat_interval=10.0,
         without_mingle=True,
         without_gossip=True,
     )
@@ -54,7 +55,7 @@ def jobs(place: str, folder: Path) -> int:
 
 
 def singleton(*, parts: Collection[str], folder: Path, stop: Event) -> int:
-    """Face operators and, as `parts` says, ring for due jobs and listen for workspaces, until SIGTERM."""
+    """Face operators and, as `parts` says, do what comes round, ring for due jobs and listen for workspaces, until SIGTERM."""
     # Through a pipe, because an Event that the interrupted thread itself waits for must not be set in a signal's handler.
     told, tell = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"."))
@@ -64,6 +65,11 @@ def singleton(*, parts: Collection[str], folder: Path, stop: Event) -> int:
     with ExitStack() as closing:
         # First, because it says what is wrong with all that follows.
         _face_operators(own, url, parts, folder, stop, closing)
+        if "clock" in parts:
+            sweeping = connect.open_engine(url, name=process_name("clock"), size=1)
+            closing.callback(sweeping.dispose)
+            clock_thread = once.start_clock(app.schedules, DatabaseSlots(sweeping), ground(own, sweeping), stop)
+            closing.callback(clock_thread.join, 5.0)
         if "clock" in parts and own.broker_url is not None:
             publish = MeteredPublisher(Publisher(), meters)
             relay = once.start_relay(lambda: ListeningBell(url, name=process_name("bell")), publish, stop)

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Engine
 
-from config.celery import DEFAULT_QUEUE
 from config.settings import Settings
 from worker import metrics, trace_context
 from worker.domain import Secret
@@ -21,6 +20,7 @@ from worker.engine.lease import Lease
 from worker.engine.walk import Claimed
 from worker.errors import JournalLost, Misconfigured
 from worker.metered import MeteredClaims, MeteredJournal, MeteredRegister
+from worker.queues import host_queue, served
 from worker.store import connect, requests
 from worker.store import kinds as catalogue
 from worker.store.jobs import Claims, Register
@@ -107,13 +107,13 @@ class Runtime:
                 raise Misconfigured(
                     f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
                 )
+            wanted = served(settings, kinds.values())
             meters = metrics.own()
             kinds = _followed(kinds, settings, name, opened)
             knows = {kind.name: kind.machine.names for kind in kinds.values()}
             register = Register(url, name=name, pid=os.getpid(), lease_s=settings.lease_s, host=host_name(), knows=knows)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
-            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
 
             def run(job: Claimed) -> None:
                 with _told_apart(job, traced=settings.otlp_endpoint is not None):
@@ -122,7 +122,8 @@ class Runtime:
                     intake.expect(after)
 
             def queues() -> list[str]:
-                return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
+                away = {host_queue(settings)} - set(world.queues())
+                return [queue for queue in wanted if queue not in away]
 
             metered = MeteredClaims(claims, meters)
             intake = Intake(metered, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
@@ -143,7 +144,7 @@ class Runtime:
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing
             intake.start()
-            log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
+            log.info("ready", process=register.process_id, queues=queues(), slots=settings.slots)
             return cls(engine, world, kinds, lease, intake, opened.pop_all())
 
     def answer(self, job_id: str) -> bool:

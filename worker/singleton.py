@@ -1,7 +1,7 @@
-"""What an installation needs once: the relay of doorbells and the receiver that faces workspaces.
+"""What an installation needs once: the clock, the relay of doorbells and the receiver that faces workspaces.
 
-A second one is harmless. Two relays share the bells, because the database hands each out once; a second receiver on a
-host finds the address taken and stands by until it is free.
+A second one is harmless. Two clocks and two relays share the slots and the bells, because the database hands each out once;
+a second receiver on a host finds the address taken and stands by until it is free.
 """
 
 import errno
@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from worker.engine.clock import Schedule, Slots, keep_time
 from worker.engine.doorbell import Bell, Ring, relay
 
 log = structlog.get_logger()
@@ -25,6 +26,13 @@ _AGAIN_S = 2.0
 def start_relay(open_bell: Callable[[], Bell], publish: Callable[[Ring], bool], stop: Event) -> Thread:
     """Ring for due jobs in a thread until `stop`."""
     thread = Thread(target=relay, args=(open_bell, publish, stop), name="relay", daemon=True)
+    thread.start()
+    return thread
+
+
+def start_clock(schedules: Sequence[Schedule], slots: Slots, world: object, stop: Event) -> Thread:
+    """Do what comes round in a thread until `stop`."""
+    thread = Thread(target=keep_time, args=(schedules, slots, world, stop), name="clock", daemon=True)
     thread.start()
     return thread
 
