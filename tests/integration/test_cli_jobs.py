@@ -6,7 +6,6 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,8 +15,7 @@ from tests.commands import Shell, end
 from tests.conftest import Database
 from tests.toys import Stage, ask, lacking, process, remember, state, toy_kind
 from tests.waiting import until
-from worker.engine.machine import Done, NotYet, Passage
-from worker.errors import Refused
+from worker.engine.machine import Done, NotYet
 
 KIND = toy_kind()
 SHOWN = [

@@ -26,7 +26,9 @@ def history(database: Database, seconds: Mapping[str, float], variant: str = "")
     with database.engine.begin() as connection:
         for step, p50 in seconds.items():
             connection.execute(
-                text("INSERT INTO worker.durations (kind, step, variant, n, p50_ms, p95_ms) VALUES ('toy.make', :s, :v, 9, :p, :p)"),
+                text(
+                    "INSERT INTO worker.durations (kind, step, variant, n, p50_ms, p95_ms) VALUES ('toy.make', :s, :v, 9, :p, :p)"
+                ),
                 {"s": step, "v": variant, "p": p50 * 1000},
             )
 

@@ -125,7 +125,9 @@ def test_a_client_may_do_nothing_else(client: Connection, statement: str) -> Non
 
 def test_a_client_cannot_bend_what_our_functions_call(database: Database, client: Connection) -> None:
     client.execute(text("CREATE TEMP TABLE kinds (kind text, subject_prefix text)"))
-    client.execute(text("CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT now() - interval ''9 years'''"))
+    client.execute(
+        text("CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT now() - interval ''9 years'''")
+    )
     client.execute(text("SET search_path = pg_temp, public"))
 
     job = client.execute(text(ENQUEUE)).scalar_one()
@@ -133,7 +135,9 @@ def test_a_client_cannot_bend_what_our_functions_call(database: Database, client
 
     with database.engine.connect() as connection:
         fresh = connection.execute(
-            text("SELECT created_at > now() - interval '1 hour' AND run_at > now() - interval '1 hour' FROM worker.jobs WHERE id = :id"),
+            text(
+                "SELECT created_at > now() - interval '1 hour' AND run_at > now() - interval '1 hour' FROM worker.jobs WHERE id = :id"
+            ),
             {"id": job},
         ).scalar_one()
     assert fresh

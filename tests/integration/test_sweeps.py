@@ -45,10 +45,14 @@ def at_rest(database: Database, how: str, days: float) -> str:
     """A job that came to rest so many days ago, with a step, an event, an alias and a child of its own."""
     job = ask(database, idempotency_key=str(uuid4()))
     for statement in (
-        "UPDATE worker.jobs SET state = :how, finished_at = now() - make_interval(secs => :days * 86400), parked = false, "
-        "error = CASE WHEN :how = 'failed' THEN CAST('{}' AS jsonb) END WHERE id = :id",
-        "INSERT INTO worker.steps (job_id, direction, position, name, status, attempt, fence, started_at, finished_at) "
-        "SELECT :id, 'forward', p, 's' || p + 1, 'done', 0, 1, now(), now() FROM generate_series(0, 2) AS p",
+        (
+            "UPDATE worker.jobs SET state = :how, finished_at = now() - make_interval(secs => :days * 86400), parked = false, "
+            "error = CASE WHEN :how = 'failed' THEN CAST('{}' AS jsonb) END WHERE id = :id"
+        ),
+        (
+            "INSERT INTO worker.steps (job_id, direction, position, name, status, attempt, fence, started_at, finished_at) "
+            "SELECT :id, 'forward', p, 's' || p + 1, 'done', 0, 1, now(), now() FROM generate_series(0, 2) AS p"
+        ),
         "INSERT INTO worker.job_events (job_id, what) VALUES (:id, 'noted')",
         "INSERT INTO worker.aliases (kind, idempotency_key, job_id, args) VALUES ('toy.make', CAST(:id AS text), :id, '{}')",
         "INSERT INTO worker.children (parent, position, number, kind, args, most, state) VALUES (:id, 0, 1, 'toy.make', '{}', 1, 'succeeded')",
@@ -81,7 +85,11 @@ def test_a_job_is_kept_as_long_as_its_state_says(database: Database, how: str, d
 def test_nothing_of_a_forgotten_job_stays_but_what_is_owed(database: Database) -> None:
     remember(database, KIND)
     job = at_rest(database, "succeeded", 31)
-    run(database, "INSERT INTO worker.debts (job_id, subject, direction, step, reason) VALUES (:id, 's', 'forward', 's1', 'r')", id=job)
+    run(
+        database,
+        "INSERT INTO worker.debts (job_id, subject, direction, step, reason) VALUES (:id, 's', 'forward', 's1', 'r')",
+        id=job,
+    )
 
     forget(database)
 
@@ -243,7 +251,8 @@ def test_a_job_parked_behind_somebody_is_left_there(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "what", "freed"), [("kind", "toy.make", 1), ("kind", "toy.none", 2), ("org", "acme", 1), ("org", "none", 2), ("all", "", 0)]
+    ("scope", "what", "freed"),
+    [("kind", "toy.make", 1), ("kind", "toy.none", 2), ("org", "acme", 1), ("org", "none", 2), ("all", "", 0)],
 )
 def test_a_job_marked_as_paused_is_freed_where_no_pause_holds(database: Database, scope: str, what: str, freed: int) -> None:
     remember(database, KIND, toy_kind("toy.other"))
