@@ -1,6 +1,7 @@
 """`sweep`: what comes round by itself, how it went, and doing it now."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,7 +89,7 @@ def _list(engine: "Engine", known: "Mapping[str, Schedule]", *, as_json: bool) -
     rows = [
         (
             name,
-            words.duration(schedule.every.total_seconds() * 1000),
+            _length(schedule.every),
             words.age(last[name]["started_at"]) if name in last else "never",
             _outcome(last.get(name)),
             schedule.sentence,
@@ -105,3 +106,8 @@ def _outcome(slot: Mapping[str, Any] | None) -> str | None:
     if slot["finished_at"] is None:
         return "did not finish"
     return ", ".join(f"{name} {value}" for name, value in slot["outcome"].items()) or "done"
+
+
+def _length(every: timedelta) -> str:
+    minutes = every.total_seconds() / 60
+    return f"{minutes / 60:g} h" if minutes >= 60 else f"{minutes:g} min"  # noqa: PLR2004  because an hour has sixty of them
