@@ -7,7 +7,7 @@ T ?= tests
 OTHERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check format lint types imports scan bench docker-engine lock clean
+.PHONY: help venv demo up test check format lint types imports scan bench docker-engine rabbitmq lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,3 +76,6 @@ bench: venv $(OTHERS)/.made ## measure beside a floor and beside others, all in 
 ##@ Operate
 docker-engine: ## root on Debian: install and start a Docker engine
 	@sh docker/install-engine.sh
+
+rabbitmq: ## root on Debian: install RabbitMQ for the tests, start nothing
+	@sh docker/install-rabbitmq.sh

@@ -90,6 +90,14 @@ class Settings(BaseModel):
     tier3_cpu_shares: str = Field("", alias="TIER3_CPU_SHARES", description="CPU of tier 3, 1024 = one core. Default 2048.")
     tier4_memory_mb: str = Field("", alias="TIER4_MEMORY_MB", description="Memory of tier 4, MiB. Default 4096.")
     tier4_cpu_shares: str = Field("", alias="TIER4_CPU_SHARES", description="CPU of tier 4, 1024 = one core. Default 4096.")
+    otlp_endpoint: SecretStr | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Set: spans of steps are sent there, OTLP over HTTP. The other OTEL_* variables hold as well.",
+    )
+    traceparent: str | None = Field(
+        None, alias="TRACEPARENT", description="W3C trace that a command belongs to: it is stored with the jobs that it starts."
+    )
     backend: Literal["docker", "memory"] = Field("docker", alias="MOLECULE_BACKEND", description="Where workspaces run.")
 
     # ---- the worker's own
@@ -99,7 +107,9 @@ class Settings(BaseModel):
         description="The embedded stack, and the generated key outside production.",
     )
     receiver_addr: Address = Field("127.0.0.1:8700", alias="MOLECULE_WORKER_RECEIVER_ADDR", description="Faces workspaces.")
-    admin_addr: Address = Field("127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators.")
+    admin_addr: Address = Field(
+        "127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators: /healthz, /readyz, /metrics."
+    )
     lease_s: Seconds = Field(
         3.0, alias="MOLECULE_WORKER_LEASE_S", description="A silent process loses its work after this, seconds."
     )
@@ -135,7 +145,16 @@ class Settings(BaseModel):
     )
     network: str = Field("molecule-monorepo-net", alias="MOLECULE_WORKER_NETWORK", description="Docker network of workspaces.")
 
-    @field_validator("database_url", "redis_url", "celery_broker_url", "platform_url", "image_registry", mode="before")
+    @field_validator(
+        "database_url",
+        "redis_url",
+        "celery_broker_url",
+        "platform_url",
+        "image_registry",
+        "otlp_endpoint",
+        "traceparent",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: str | None) -> str | None:
         """An empty variable is an unset one, because compose files write `FOO=` for "nothing"."""

@@ -5,6 +5,7 @@ for ("molecule-worker lease jobs@host:pid" is one of the role `lease`), and the 
 statement is over.
 """
 
+import math
 import re
 import socket
 from collections.abc import Iterator
@@ -108,7 +109,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._losses: list[Loss] = []
         self._frozen: set[tuple[str, bool]] = set()  #: (role, whether towards the server)
-        self._refused: set[str] = set()
+        self._refused: dict[str, float] = {}  #: by role, how many more
         self._changed = Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -133,10 +134,10 @@ class Proxy:
             self._changed.notify_all()
         return len(cut)
 
-    def refuse(self, *roles: str) -> None:
-        """Let no new ones in."""
+    def refuse(self, *roles: str, times: float = math.inf) -> None:
+        """Let no new ones in, or not the next few."""
         with self._changed:
-            self._refused.update(roles)
+            self._refused |= dict.fromkeys(roles, times)
 
     def freeze(self, *roles: str, to_server: bool = True, to_client: bool = True) -> None:
         """Nothing passes and nobody is told: the connections stand, and so do new ones."""
@@ -163,7 +164,8 @@ class Proxy:
 
     def admits(self, link: _Link) -> bool:
         with self._changed:
-            if link.role in self._refused:
+            if self._refused.get(link.role, 0) > 0:
+                self._refused[link.role] -= 1
                 return False
             self._links.add(link)
             return True

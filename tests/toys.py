@@ -1,5 +1,6 @@
 """A toy machine and a worker process in miniature, for tests of the engine on a real Postgres."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -105,14 +106,19 @@ def process(
     journal_of: Callable[[Journal], Journal] = lambda journal: journal,
     left: Event | None = None,
     assembly_s: float = 0.0,
+    traced: bool = False,
 ) -> Iterator[Runtime]:
-    """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together."""
+    """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together.
+
+    `traced`: its spans go where OTEL_EXPORTER_OTLP_ENDPOINT says.
+    """
     settings = environment.load(
         {
             "DATABASE_URL": database.url.reveal(),
             "MOLECULE_WORKER_SLOTS": str(slots),
             "MOLECULE_WORKER_LEASE_S": str(lease_s),
             "MOLECULE_WORKER_POLL_S": str(poll_s),
+            **({"OTEL_EXPORTER_OTLP_ENDPOINT": os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]} if traced else {}),
         }
     )
 

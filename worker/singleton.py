@@ -57,7 +57,10 @@ def bind(address: str) -> socket.socket | None:
 class Listeners:
     """Serves one application on several addresses, each as soon as it can be bound."""
 
-    def __init__(self, application: ASGIApp, addresses: Sequence[Callable[[], str | None]], stop: Event) -> None:
+    def __init__(
+        self, application: ASGIApp, addresses: Sequence[Callable[[], str | None]], stop: Event, *, name: str = "receiver"
+    ) -> None:
+        self._name, self._listens, self._stands_by = name, f"{name} listens", f"{name} stands by"
         self._application = application
         self._addresses = addresses
         self._stop = stop
@@ -66,7 +69,7 @@ class Listeners:
     def start(self) -> None:
         """One thread for each address. An address may answer None for "not known yet"."""
         for number, address in enumerate(self._addresses):
-            thread = Thread(target=self._serve, args=(address,), name=f"receiver-{number}", daemon=True)
+            thread = Thread(target=self._serve, args=(address,), name=f"{self._name}-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -80,7 +83,7 @@ class Listeners:
         if listener is None:
             return
         host, port = listener.getsockname()[:2]
-        log.info("receiver listens", address=f"{host}:{port}")
+        log.info(self._listens, address=f"{host}:{port}")
         config = uvicorn.Config(
             self._application,
             log_config=None,
@@ -107,7 +110,7 @@ class Listeners:
                 if (listener := bind(wanted)) is not None:
                     return listener
                 if not told:
-                    log.info("receiver stands by", address=wanted, reason="the address is taken")
+                    log.info(self._stands_by, address=wanted, reason="the address is taken")
                     told = True
             self._stop.wait(_AGAIN_S)
         return None

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from tests.bench.ground import Database, Ground, Teller, vacuum
 from tests.bench.table import Row, percentile, spread, times
 from tests.bench.toys import ONE, numbered
-from worker.engine.drive import Claimed
+from worker.engine.walk import Claimed
 from worker.store import kinds, requests
 from worker.store.jobs import Applier, Claims, Register
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Event
 from typing import Final
 from uuid import uuid4
 
@@ -46,3 +47,9 @@ def begun(ground: Ground, database: Database, processes: int) -> Iterator[list["
         until(lambda: ask(database, ready) == processes, within=30.0, what="the engine to start")
         go.touch()
         yield started
+
+
+def ended(database: Database) -> bool:
+    """Whether every job has succeeded. Asked seldom, because the asking is work for the same two cores."""
+    Event().wait(0.2)
+    return bool(ask(database, "SELECT NOT EXISTS (SELECT FROM worker.jobs WHERE state <> 'succeeded')"))

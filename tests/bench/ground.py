@@ -124,6 +124,7 @@ class Ground:
             "MOLECULE_BACKEND": "memory",
             "MOLECULE_WORKER_STATE_DIR": str(state),
             "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+            "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
             **more,
         }
 

@@ -135,10 +135,9 @@ def _bare(database: Database) -> float:
 def _engine(ground: Ground, database: Database, processes: int) -> tuple[float, float]:
     """Jobs per second from the first claim to the last end, and milliseconds of CPU for each."""
     engines.store(database, FIVE, _JOBS)
-    ended = "SELECT NOT EXISTS (SELECT FROM worker.jobs WHERE state <> 'succeeded')"
     with engines.begun(ground, database, processes) as started:
         before = [procs.cpu_s(process.pid) for process in started] if procs.known() else []
-        until(lambda: ask(database, ended), within=120.0, what="every job to succeed")
+        until(lambda: engines.ended(database), within=120.0, what="every job to succeed")
         after = [procs.cpu_s(process.pid) for process in started] if procs.known() else []
     took = ask(database, "SELECT extract(epoch FROM max(finished_at) - min(started_at)) FROM worker.jobs")
     return _JOBS / float(took), (sum(after) - sum(before)) * 1000 / _JOBS

@@ -270,7 +270,10 @@ def test_the_last_slot_of_each_schedule_is_shown_with_its_outcome(shell: Shell, 
 
 def test_a_watch_says_how_long_it_will_take(shell: Shell, database: Database) -> None:
     for step in ("s1", "s2", "s3"):
-        run(database, f"INSERT INTO worker.durations (kind, step, variant, n, p50_ms, p95_ms) VALUES ('toy.make', '{step}', '', 9, 60000, 60000)")
+        run(
+            database,
+            f"INSERT INTO worker.durations (kind, step, variant, n, p50_ms, p95_ms) VALUES ('toy.make', '{step}', '', 9, 60000, 60000)",
+        )
     watching = shell.start("jobs", "watch", ask(database))
     assert watching.stderr is not None
 

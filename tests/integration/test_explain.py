@@ -49,7 +49,7 @@ def run(database: Database, *statements: str) -> None:
 def worker(database: Database, queues: Sequence[str] = ("toy",), knows: Sequence[str] = ("s1", "s2", "s3")) -> Iterator[Claims]:
     """A live process that serves these queues and runs what it claims only when it is told to."""
     register = Register(
-        database.url, name="jobs@here:1", pid=1, lease_s=60, host="here", knows={name: knows for name in ("toy.make", "toy.other")}
+        database.url, name="jobs@here:1", pid=1, lease_s=60, host="here", knows=dict.fromkeys(("toy.make", "toy.other"), knows)
     )
     claims = Claims(database.url, process_id=register.process_id, name="t")
     claims.claim(queues, 1, [])
@@ -137,7 +137,11 @@ def test_a_job_behind_an_older_one_of_its_subject_says_so(toys: Database) -> Non
 
 def test_a_job_parked_behind_one_that_has_ended_is_about_to_be_called(toys: Database) -> None:
     job = ask(toys)
-    run(toys, "UPDATE worker.jobs SET parked = true", "INSERT INTO worker.subjects (key, awaited) SELECT subject, true FROM worker.jobs")
+    run(
+        toys,
+        "UPDATE worker.jobs SET parked = true",
+        "INSERT INTO worker.subjects (key, awaited) SELECT subject, true FROM worker.jobs",
+    )
     with worker(toys, queues=["else"]):
         pass
     run(toys, "UPDATE worker.jobs SET parked = true", "UPDATE worker.subjects SET awaited = true")

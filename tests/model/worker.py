@@ -183,10 +183,10 @@ class Worker(Mortal):
         alive = store.beat(me, LEASE_S)
         return Beat(alive, store.stops(me), ("host", store.processes[me].host) in store.pauses, running)
 
-    def reap(self) -> int:
+    def reap(self) -> Mapping[str, int]:
         """`worker.engine.lease.Register`."""
         try:
-            return self.call("reap", self._take_back) if self.sim.store.orphans() else 0
+            return self.call("reap", self._take_back) if self.sim.store.orphans() else {}
         except Lost as error:
             raise Unreachable("reap: lost") from error
 
@@ -213,12 +213,12 @@ class Worker(Mortal):
         store, watch = self.sim.store, self.sim.watch
         return [held(job, store.past(job), store.family(job), watch.claimed(job), store.now) for job in taken]
 
-    def _take_back(self) -> int:
+    def _take_back(self) -> Mapping[str, int]:
         back = self.sim.store.reap()
         for ident, by_lease in back:
             self.sim.say(f"{self.name} takes {ident} from the dead")
             self.sim.watch.taken_back(self.sim.store.jobs[ident], by_lease=by_lease)
-        return len(back)
+        return Counter("lease" if by_lease else "session" for _, by_lease in back)
 
     def _run(self, job: Claimed) -> None:
         assert isinstance(job, Held)

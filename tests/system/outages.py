@@ -74,11 +74,27 @@ class Postgres:
         """For good."""
         self._pg_ctl("-m", "immediate", "-w", "stop")
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Away for a while, at the same address afterwards."""
+        argv, user = self._program()
+        self.stop()
+        try:
+            yield
+        finally:
+            self._run([*argv, "-w", "-l", str(self.folder / "log"), "-o", f"-k {self.folder} -h ''", "start"], user)
+
     def _pg_ctl(self, *arguments: str) -> None:
+        argv, user = self._program()
+        self._run([*argv, *arguments], user)
+
+    def _program(self) -> tuple[list[str], int | None]:
         # The program beside the postmaster itself, as its user: wherever the wheel keeps it.
         postmaster = Path("/proc", (self.folder / "postmaster.pid").read_text().splitlines()[0])
-        argv = [str((postmaster / "exe").readlink().with_name("pg_ctl")), "-D", str(self.folder), *arguments]
-        user = postmaster.stat().st_uid if os.geteuid() == 0 else None
+        argv = [str((postmaster / "exe").readlink().with_name("pg_ctl")), "-D", str(self.folder)]
+        return argv, postmaster.stat().st_uid if os.geteuid() == 0 else None
+
+    def _run(self, argv: list[str], user: int | None) -> None:
         quiet = subprocess.DEVNULL
         subprocess.run(argv, user=user, cwd="/", check=True, stdin=quiet, stdout=quiet, stderr=quiet)
 

@@ -1,5 +1,6 @@
 """A job that runs here by its row alone would run for ever: the process notices, and leaves it to others."""
 
+from collections.abc import Mapping
 from threading import Event
 
 import pytest
@@ -23,8 +24,8 @@ class Register:
             self.enough.set()
         return Beat(alive=True, stops=frozenset(), running=self._running)
 
-    def reap(self) -> int:
-        return 0
+    def reap(self) -> Mapping[str, int]:
+        return {}
 
     def close(self) -> None:
         """Nothing is held."""

@@ -4,7 +4,7 @@ The lock shows a killed process within milliseconds, the lease a frozen or cut-o
 is made new at each start and never revived: a process that lost it must exit, and its parent starts a fresh one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -43,8 +43,8 @@ class Register(Protocol):
         """Renew, and hear what is wanted of us. Raises Retryable when cut off."""
         ...
 
-    def reap(self) -> int:
-        """Take work back from the dead; how many jobs. Raises Retryable when cut off."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from the dead; how many jobs by what showed it, session or lease. Raises Retryable when cut off."""
         ...
 
     def close(self) -> None:

@@ -84,11 +84,14 @@ class Register:
             alive, stop, draining, running = _one(cursor)
         return Beat(alive, frozenset(stop), draining, frozenset(running))
 
-    def reap(self) -> int:
-        """Take work back from dead processes. Answers how many jobs."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from dead processes. Answers how many jobs by what showed it: session (killed) or lease (silent)."""
         with _translated("reap"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM worker.reap(%s, %s)", (NAMESPACE, MAX_CRASHES))
-            return int(_one(cursor)[0])
+            cursor.execute(
+                "SELECT CASE WHEN by_lease THEN 'lease' ELSE 'session' END, count(*) FROM worker.reap(%s, %s) GROUP BY 1",
+                (NAMESPACE, MAX_CRASHES),
+            )
+            return dict(cursor.fetchall())
 
     def close(self) -> None:
         """End the lease now; closing the session frees the lock."""
@@ -125,7 +128,8 @@ class Claims:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
-                        "error, requested_by, traceparent, past, org, family FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
+                        "error, requested_by, traceparent, past, org, family, waited_ms, age_ms "
+                        "FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None, self._after),
                     )
                     claimed = [_claimed(row) for row in cursor.fetchall()]
@@ -163,7 +167,7 @@ class Claims:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by = row[:13]
-    traceparent, past, org, family = row[13:]
+    traceparent, past, org, family, waited_ms, age_ms = row[13:]
     return Claimed(
         id=ident,
         kind=kind,
@@ -187,6 +191,8 @@ def _claimed(row: Sequence[Any]) -> Claimed:
             )
             for p in past or ()
         ],
+        waited=timedelta(milliseconds=waited_ms),
+        age=timedelta(milliseconds=age_ms),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from worker import trace_context
 from worker.errors import Refused
 
 #: SQLSTATE → stable code. 22023 and the class MW come from the functions of migrations/sql/functions.
@@ -46,11 +47,17 @@ def enqueue(
     run_at: datetime | None = None,
     priority: int = 100,
     requested_by: str | None = None,
+    traceparent: str | None = None,
 ) -> tuple[str, bool]:
-    """`worker.enqueue` in the caller's transaction. Answers (job id, whether it is new). Raises Refused."""
+    """`worker.enqueue` in the caller's transaction. Answers (job id, whether it is new). Raises Refused.
+
+    Without a `traceparent` the trace of the caller is continued, when there is one.
+    """
     with refusals():
         row = connection.execute(
-            text("SELECT job_id::text, created FROM worker.enqueue(:kind, CAST(:args AS jsonb), :key, :at, :priority, :by)"),
+            text(
+                "SELECT job_id::text, created FROM worker.enqueue(:kind, CAST(:args AS jsonb), :key, :at, :priority, :by, :trace)"
+            ),
             {
                 "kind": kind,
                 "args": json.dumps(dict(args)),
@@ -58,6 +65,7 @@ def enqueue(
                 "at": run_at,
                 "priority": priority,
                 "by": requested_by,
+                "trace": traceparent or trace_context.current(),
             },
         ).one()
     return row[0], row[1]
