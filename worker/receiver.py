@@ -16,26 +16,19 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import agent_url, body, reports
-from worker.domain import Secret
+from worker.domain import Secret, WorkspaceId
 from worker.errors import Refused
+from worker.security_headers import SECURITY_HEADERS, SecurityHeaders
 from worker.store import liveness, tokens, workspaces
 from worker.store.cache import Cache
 
-#: Platform rule 13, on every answer, errors included.
-SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "X-XSS-Protection": "1; mode=block",
-}
 _BEARER: Final = re.compile(r"bearer +([!-~]{1,512})\Z", re.IGNORECASE)
 #: An agent knocks again by itself: better a quick 503 than a queue of requests behind a locked row.
 _BUDGET: Final = text("SELECT set_config('lock_timeout', '3s', true), set_config('statement_timeout', '5s', true)")
@@ -65,10 +58,15 @@ class Registry:
     lookup: agent_url.Lookup
 
     def register(self, call: Call) -> dict[str, str]:
-        """Online with url and card. The url is judged between two transactions, because a name server may be slow."""
+        """Online with url and card.
+
+        The url is judged before the transaction, because a name server may be slow, and only for who is known, because it
+        asks one; that first look locks and writes nothing.
+        """
         report = reports.registration_of(call.fields)
-        with self._caller(call) as (_, workspace_id):
-            pass
+        with self.engine.connect() as connection:
+            connection.execute(_BUDGET)
+            workspace_id = _known(call, tokens.seen(connection, call.bearer))
         agent_url.check(report.url, workspace_id, saas=self.saas, lookup=self.lookup)
         with self._caller(call) as (connection, workspace_id):
             standing = liveness.register(connection, workspace_id, report)
@@ -88,16 +86,11 @@ class Registry:
         return {"status": "ok"}
 
     @contextmanager
-    def _caller(self, call: Call) -> Iterator[tuple[Connection, str]]:
+    def _caller(self, call: Call) -> Iterator[tuple[Connection, WorkspaceId]]:
         """A transaction that holds the caller's row. Raises HTTPException 401 and 403."""
         with self.engine.begin() as connection:
             connection.execute(_BUDGET)
-            workspace_id = tokens.owner_of(connection, call.bearer)
-            if workspace_id is None:
-                raise _unknown()
-            if reports.names_other(call.fields, call.claimed, workspace_id):
-                raise HTTPException(403, "authenticate: the id is not the one of this token")
-            yield connection, workspace_id
+            yield connection, _known(call, tokens.owner_of(connection, call.bearer))
 
     def _tell(self, workspace_id: str, standing: liveness.Standing) -> None:
         """After the commit: the cache, and whoever listens."""
@@ -117,7 +110,7 @@ def receiver(engine: Engine, cache: Cache, saas: bool, lookup: agent_url.Lookup 
             Route("/registry/heartbeat", _endpoint(registry.heartbeat), methods=["POST"]),
             Route("/healthz", _healthz, methods=["GET"]),
         ],
-        middleware=[Middleware(_SecurityHeaders)],
+        middleware=[Middleware(SecurityHeaders)],
         exception_handlers={
             HTTPException: _refused_by_http,
             Refused: _refused_by_rule,
@@ -153,6 +146,14 @@ def _bearer(request: Request) -> Secret:
     return Secret(match.group(1))
 
 
+def _known(call: Call, owner: WorkspaceId | None) -> WorkspaceId:
+    if owner is None:
+        raise _unknown()
+    if reports.names_other(call.fields, call.claimed, owner):
+        raise HTTPException(403, "authenticate: the id is not the one of this token")
+    return owner
+
+
 def _unknown() -> HTTPException:
     return HTTPException(401, "authenticate: no live token was shown", headers={"WWW-Authenticate": "Bearer"})
 
@@ -161,21 +162,6 @@ def _at_rest(connection: Connection, workspace_id: str) -> HTTPException:
     if workspaces.is_removed(connection, workspace_id):
         return HTTPException(410, "find workspace: it was removed")
     return HTTPException(409, "register: the workspace is paused or hibernated")
-
-
-class _SecurityHeaders:
-    """Around everything inside the application. What fails outside of it is answered by `_broken`, which sets them itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
 
 
 async def _refused_by_http(_: Request, error: Exception) -> Response:

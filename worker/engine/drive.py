@@ -7,13 +7,14 @@ between any two lines here: whoever claims the job next starts from what is writ
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Protocol
 
 import structlog
 
 from worker.engine.decide import CALL, Decision, Move, Rest, Wait, decide, turn_back
 from worker.engine.machine import Direction, Done, Facts, Machine, NotYet, Result, Spread
-from worker.engine.walk import Claimed, Reply, Tenure, Walk, start
+from worker.engine.walk import Claimed, Clock, Reply, Tenure, Walk, start
 from worker.errors import Blame, CryptoError, Fatal, JournalLost, Retryable, WorkerError
 
 log = structlog.get_logger()
@@ -33,14 +34,16 @@ class Journal(Protocol):
         ...
 
 
-def drive(job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure) -> float | None:
+def drive(
+    job: Claimed, machine: Machine | None, world: object, journal: Journal, tenure: Tenure, *, clock: Clock = monotonic
+) -> float | None:
     """Take a claimed job as far as it goes now: to its rest, a wait, or a block.
 
     Answers in how many seconds it wants to be looked at again, None when nobody has to. Raises JournalLost when the job
     cannot be taken on and not be given back either: then the process has to leave.
     """
     bound = log.bind(job=job.id, kind=job.kind, subject=job.subject)
-    walk = start(job, machine)
+    walk = start(job, machine, clock)
     while tenure.valid():
         result: Result | None = None
         if walk.stop == "superseded":

@@ -4,8 +4,9 @@ Pulling is right and ringing is only faster: with no broker at all the same jobs
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event, Lock, Thread
 from time import monotonic
 from typing import Protocol
@@ -16,6 +17,11 @@ from worker.engine.walk import Claimed
 from worker.errors import Retryable
 
 log = structlog.get_logger()
+
+#: While more is queued than there is room for, a look waits until this share of the slots is free, or for so many seconds at
+#: most: a claim of eight costs hardly more than a claim of one.
+_SHARE = 4
+_GATHER_S = 0.01
 
 
 class Claims(Protocol):
@@ -30,6 +36,7 @@ class Intake:
     """Claims for free slots only, so that a job never waits inside a process while another has room.
 
     `on_lost` is called when a claim ended in any unforeseen way: a row may say `running` then, and nobody here drives it.
+    `clock` (monotonic seconds), `event` and `pool` are the machine's own, or a simulation's.
     """
 
     def __init__(
@@ -41,6 +48,9 @@ class Intake:
         slots: int,
         poll_s: float,
         on_lost: Callable[[], None],
+        clock: Callable[[], float] = monotonic,
+        event: Callable[[], Event] = Event,
+        pool: Executor | None = None,
     ) -> None:
         self._claims = claims
         self._run = run
@@ -49,15 +59,17 @@ class Intake:
         self._poll_s = poll_s
         self._on_lost = on_lost
         self._free = BoundedSemaphore(slots)
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="job")
-        self._wake = Event()
+        self._clock = clock
+        self._pool = pool or ThreadPoolExecutor(slots, thread_name_prefix="job")
+        self._wake = event()
         self._asked = False  # to look now, and not only to think again about when to look
-        self._closed = Event()
+        self._closed = event()
         self._more = False  # the last look found as much as it could take
         self._due: list[float] = []  # monotonic seconds at which a wait of ours ends: a hint, the row decides
         self._guard = Lock()
-        self._driving: set[str] = set()
+        self._driving: Counter[str] = Counter()  # twice, while a job that is claimed again has not left its last drive yet
         self._claiming = 0
+        self._freed: list[float] = []  # monotonic seconds at which slots became free since the last look
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -74,8 +86,11 @@ class Intake:
         """Look again after this many seconds, because a wait of ours ends then; the next ordinary look may be too late."""
         if seconds < self._poll_s:
             with self._guard:
-                heapq.heappush(self._due, monotonic() + seconds)
-            self._wake.set()
+                at = self._clock() + seconds
+                heapq.heappush(self._due, at)
+                first = self._due[0] == at
+            if first:
+                self._wake.set()
 
     def answer(self, job_id: str) -> bool:
         """Drive this job in the caller's thread, when it is due and free and there is room; False otherwise."""
@@ -112,9 +127,10 @@ class Intake:
 
     def _look_around(self) -> None:
         while not self._closed.is_set():
-            stirred = self._wake.wait(self._pause())
+            pause = self._pause()
+            stirred = self._wake.wait(pause)
             self._wake.clear()
-            if not self._closed.is_set() and (self._asked or not stirred):
+            if not self._closed.is_set() and (self._asked or not stirred or not pause):
                 self._asked = False
                 try:
                     self._take()
@@ -123,14 +139,20 @@ class Intake:
         log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
+        """Seconds until the next look; 0 when its time has come."""
         with self._guard:
-            now = monotonic()
+            now = self._clock()
+            look = [now + self._poll_s]
             while self._due and self._due[0] <= now:
-                heapq.heappop(self._due)
-                return 0.0
-            return min(self._poll_s, self._due[0] - now) if self._due else self._poll_s
+                look.append(heapq.heappop(self._due))
+            look += self._due[:1]
+            if self._more and self._freed:
+                look.append(self._freed[0] + _GATHER_S)
+            return max(0.0, min(look) - now)
 
     def _take(self) -> None:
+        with self._guard:
+            self._freed.clear()
         room = 0
         while room < self._slots and self._free.acquire(blocking=False):
             room += 1
@@ -163,7 +185,11 @@ class Intake:
             self._run(job)
         finally:
             with self._guard:
-                self._driving.discard(job.id)
+                self._driving -= Counter([job.id])
+                self._freed.append(self._clock())
+                freed = len(self._freed)
             self._free.release()
-            if self._more:
+            if self._more and freed * _SHARE >= self._slots:
                 self.wake()
+            elif self._more and freed == 1:
+                self._wake.set()  # to think again about when to look

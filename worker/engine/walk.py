@@ -1,14 +1,15 @@
 """Where a job stands while it is driven: what the claim answered, and what has been learned since."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from time import monotonic
 from typing import Any, Protocol
 
 from worker.engine.decide import Move, Situation
 from worker.engine.machine import Children, Direction, Facts, Machine, Passage, Step
 from worker.errors import Blame
+
+Clock = Callable[[], float]  #: monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Claimed:
     org: str = ""
     past: Sequence[PastStep] = ()
     family: Mapping[int, Children] = field(default_factory=dict)  #: by the position of the step that spread
+    waited: timedelta = timedelta()  #: from the moment when it was due until the claim
+    age: timedelta = timedelta()  #: since it was enqueued, at the claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class Walk:
     stop: str | None
     cancelled: bool
     error: Mapping[str, Any] | None
+    clock: Clock
     unknown: dict[str, Any] | None = None
     skipped: frozenset[int] = frozenset()  #: positions in this direction that an operator decided to pass
 
@@ -97,7 +101,7 @@ class Walk:
     @property
     def elapsed(self) -> timedelta:
         """Since that step was entered, by whichever process."""
-        return timedelta(seconds=max(0.0, monotonic() - self.entered))
+        return timedelta(seconds=max(0.0, self.clock() - self.entered))
 
     @property
     def is_skipped(self) -> bool:
@@ -147,7 +151,7 @@ class Walk:
             position=to,
             direction=move.direction,
             attempt=0,
-            entered=monotonic(),
+            entered=self.clock(),
             stored={**self.stored, self.name: learned} if learned else self.stored,
             stop=reply.stop,
             cancelled=self.cancelled or reply.stop == "cancelled",
@@ -155,7 +159,7 @@ class Walk:
         )
 
 
-def start(job: Claimed, machine: Machine | None) -> Walk:
+def start(job: Claimed, machine: Machine | None, clock: Clock) -> Walk:
     """Where the rows say that the job stands."""
     here = [past for past in job.past if past.direction is job.direction]
     passed = {past.position for past in here if past.status in {"done", "skipped"}}
@@ -173,11 +177,12 @@ def start(job: Claimed, machine: Machine | None) -> Walk:
         position=position,
         direction=job.direction,
         attempt=job.attempt if position == job.position else 0,
-        entered=monotonic() - entered.total_seconds(),
+        entered=clock() - entered.total_seconds(),
         stored={past.name: past.facts for past in job.past if past.direction is Direction.FORWARD and past.status == "done"},
         stop=job.stop,
         cancelled=job.stop == "cancelled",
         error=job.error,
+        clock=clock,
         skipped=frozenset(past.position for past in here if past.status == "skipped"),
         unknown=_unknown(job, missing) if missing else None,
     )

@@ -51,9 +51,10 @@ DROP INDEX worker.jobs_ready;
 CREATE INDEX jobs_ready ON worker.jobs (queue, org, priority, seq) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
 CREATE INDEX jobs_later ON worker.jobs (run_at) WHERE state IN ('queued', 'waiting') AND NOT due;
 CREATE INDEX jobs_bell ON worker.jobs (rung_at) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
-CREATE INDEX jobs_paused ON worker.jobs (kind) WHERE paused;
+CREATE INDEX jobs_paused ON worker.jobs (kind, org) WHERE paused;
 CREATE INDEX jobs_unknown ON worker.jobs (definition) WHERE state = 'blocked' AND error ->> 'code' = 'unknown_step';
 CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
+CREATE INDEX jobs_blocked ON worker.jobs (kind, subject) WHERE state = 'blocked';
 
 CREATE TABLE worker.aliases (
     kind            text NOT NULL,

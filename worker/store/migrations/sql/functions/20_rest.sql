@@ -26,14 +26,17 @@ END $$;
 -- dropped. The next job of a subject and the parent are called by the next claim (worker.call), because their rows may be locked
 -- by somebody who waits for one of ours.
 CREATE OR REPLACE FUNCTION worker.rested(p_jobs uuid[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
+    -- Arrays instead of joins: index probes, however small a table was when the plan was made.
     WITH mine AS MATERIALIZED (
-        SELECT s.key FROM worker.subjects s JOIN worker.jobs j ON j.subject = s.key AND j.id = s.job_id
-        WHERE j.id = ANY (p_jobs) ORDER BY s.key FOR UPDATE OF s
+        SELECT s.key FROM worker.subjects s
+        WHERE s.key = ANY (ARRAY(SELECT j.subject FROM worker.jobs j WHERE j.id = ANY (p_jobs))) AND s.job_id = ANY (p_jobs)
+        ORDER BY s.key FOR UPDATE
     )
-    UPDATE worker.subjects s SET job_id = NULL FROM mine WHERE s.key = mine.key;
-    UPDATE worker.children c SET state = j.state, told = false FROM worker.jobs j WHERE j.id = ANY (p_jobs) AND c.job_id = j.id;
+    UPDATE worker.subjects s SET job_id = NULL WHERE s.key = ANY (ARRAY(SELECT m.key FROM mine m));
+    UPDATE worker.children c SET state = (SELECT j.state FROM worker.jobs j WHERE j.id = c.job_id), told = false
+        WHERE c.job_id = ANY (p_jobs);
     UPDATE worker.children c SET state = 'cancelled', told = true
         WHERE c.parent = ANY (p_jobs) AND c.state IS NULL AND c.job_id IS NULL;
     PERFORM worker.announce(j.id, j.state) FROM worker.jobs j WHERE j.id = ANY (p_jobs);

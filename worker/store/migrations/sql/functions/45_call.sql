@@ -1,7 +1,8 @@
 -- Who may be claimed now that could not be a moment ago. Level-triggered: it looks at what is true and not at what was announced,
 -- so nothing can be missed; and it only takes what nobody holds, so that it never waits.
 CREATE OR REPLACE FUNCTION worker.call() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_now timestamptz := clock_timestamp(); -- a variable, because an index cannot be searched for a volatile function's result
     v record;

@@ -1,6 +1,7 @@
 -- Which ready jobs nobody was rung for yet, or too long ago. The job's row is the outbox.
 CREATE OR REPLACE FUNCTION worker.to_ring(p_n int, p_again_ms int) RETURNS TABLE (id uuid, kind text, queue text, lost boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_before timestamptz := clock_timestamp() - make_interval(secs => p_again_ms / 1000.0);
