@@ -5,6 +5,7 @@ python -m tests.prove [--part 0.3] [--only chaos|hostile]
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,10 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent
 CHAOS: Final = ("tests/system/test_chaos.py",)
-#: Everything that reads `tests.system.size`, the chaos aside, and the kills at every boundary.
-HOSTILE: Final = ("tests/integration/locks", "tests/system/test_kill.py", "tests/system/test_undo_killed.py")
+#: In a test that has two sizes.
+SIZED: Final = re.compile(r"tests\.system\.size|MOLECULE_TEST_SIZE")
+#: Hostile at every size.
+HOSTILE: Final = ("tests/system/test_kill.py", "tests/system/test_takeover.py", "tests/system/test_outages.py")
 #: Seconds for one test; the chaos has a limit of its own.
 _LIMIT_S: Final = 1800
 
@@ -34,11 +37,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def hostile() -> list[str]:
-    """Whichever test reads the size, so that a new one is proven without a word here."""
+    """Whichever test reads the size, the chaos aside, so that a new one is proven without a word here; and those of `HOSTILE`."""
     reading = {
         str(path.relative_to(ROOT))
         for path in sorted((ROOT / "tests").rglob("test_*.py"))
-        if "import full" in path.read_text() and str(path.relative_to(ROOT)) not in CHAOS
+        if SIZED.search(path.read_text()) and str(path.relative_to(ROOT)) not in CHAOS
     }
     return sorted({*reading, *HOSTILE})
 

@@ -115,12 +115,17 @@ class Crowd:
     expected: frozenset[str] = frozenset(REFUSALS)
     _over: Event = field(default_factory=Event)
 
-    def act(self, seconds: float, roles: Sequence["Callable[[Crowd, random.Random], None]"]) -> None:
-        """All roles at once, each in a thread of its own."""
+    def act(
+        self, seconds: float, roles: Sequence["Callable[[Crowd, random.Random], None]"], *, until: Callable[[], bool] = lambda: True
+    ) -> None:
+        """All roles at once, each in a thread of its own; and on, ten times as long at most, until what is waited for came."""
         threads = [Thread(target=self._run, args=(role, n)) for n, role in enumerate(roles)]
         for thread in threads:
             thread.start()
         self._over.wait(seconds)
+        end = monotonic() + 9 * seconds
+        while not until() and monotonic() < end:
+            self._over.wait(0.1)
         self._over.set()
         for thread in threads:
             thread.join()
@@ -292,7 +297,3 @@ def deadlocks(database: Database) -> int:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
         found = connection.execute(text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
         return int(found.scalar_one())
-
-
-def now() -> float:
-    return monotonic()

@@ -120,7 +120,7 @@ def test_programs_that_ask_in_any_order_may_meet_a_deadlock_and_nothing_is_lost_
     with scene(database, 200) as (crowd, world, left):
         # Theirs, and whoever stands in the same queue can be its victim. A worker that is tries again by itself.
         crowd.expected |= {"40P01"}
-        crowd.act(SECONDS, [*[holds_open(in_order=False)] * 6, *[somebody] * 2])
+        crowd.act(SECONDS, [*[holds_open(in_order=False)] * 6, *[somebody] * 2], until=lambda: deadlocks(database) > 0)
         everything_ends(crowd, world, left)
 
     assert crowd.broken == []
