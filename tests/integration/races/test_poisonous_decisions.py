@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Database
 from tests.integration.races.conftest import ends
 from tests.proxy import JOURNAL, between
-from tests.toys import Stage, ask, process, remember, toy_kind
+from tests.toys import Stage, ask, process, remember, status, toy_kind
+from tests.waiting import until
 from worker.engine.machine import Done
 from worker.runtime import Runtime
 from worker.store.journal import Journal
@@ -23,6 +24,11 @@ def broken_rows(_connection: Any) -> None:
 
 def refused_rows(connection: Any) -> None:
     connection.exec_driver_sql("INSERT INTO worker.jobs (kind) VALUES ('half a row')")
+
+
+def slow_rows(connection: Any) -> None:
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 20")
+    connection.exec_driver_sql("SELECT pg_sleep(5)")
 
 
 @contextmanager
@@ -41,9 +47,17 @@ def watched(database: Database, stage: Stage) -> Iterator[Runtime]:
         lambda: Done({"things": {1, 2}}),
         lambda: Done(rows=broken_rows),
         lambda: Done(rows=refused_rows),
+        lambda: Done(rows=slow_rows),
         lambda: Done(rows=lambda _: {"things": {1, 2}}),
     ],
-    ids=["refused facts", "facts that are no JSON", "bug in rows", "rows refused", "facts of rows that are no JSON"],
+    ids=[
+        "refused facts",
+        "facts that are no JSON",
+        "bug in rows",
+        "rows refused",
+        "rows out of time",
+        "facts of rows that are no JSON",
+    ],
 )
 def test_a_decision_that_cannot_be_written_fails_its_step_and_nothing_else(
     database: Database, stage: Stage, answer: Callable[[], Done]
@@ -63,7 +77,7 @@ def test_rows_that_find_no_free_connection_cost_an_attempt_and_not_the_process(d
         pool._timeout = 0.5
         held = [runtime._engine.connect() for _ in range(16)]
         job = ask(database)
-        Event().wait(1.0)
+        until(lambda: status(database, job)["attempt"] >= 1, what="an attempt that found no connection")
         for connection in held:
             connection.close()
         ends(database, job, "succeeded", within=5)
