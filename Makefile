@@ -7,7 +7,7 @@ T ?= tests
 OTHERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check format lint types imports scan bench docker-engine rabbitmq lock clean
+.PHONY: help venv demo up test check format lint types imports scan bench prove docker-engine rabbitmq lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ scan: venv ## no secret and no address of a machine in the files
 
 bench: venv $(OTHERS)/.made ## measure beside a floor and beside others, all in the same run; B=throughput for a part of it
 	@$(BIN)/python -m tests.bench $(B)
+
+prove: venv ## the engine under full chaos, then every hostile test at full size; PART=0.3 for less chaos
+	@$(BIN)/python -m tests.prove --part $(or $(PART),1)
 
 ##@ Operate
 docker-engine: ## root on Debian: install and start a Docker engine

@@ -128,7 +128,12 @@ def test_jobs_whose_steps_nobody_knows_block_with_the_reason_and_go_on_at_the_sa
 
     again = Stage()
     attempts: list[int] = []
-    again.script["s2"] = again.script["undo s2"] = lambda passage: attempts.append(passage.attempt) or Done()
+
+    def at_which(passage: Passage) -> Done:
+        attempts.append(passage.attempt)
+        return Done()
+
+    again.script["s2"] = again.script["undo s2"] = at_which
     remember(database, OLD)
     with process(database, again, OLD):
         until(lambda: (state(database, forward), state(database, back)) == ("succeeded", "failed"), what="both end")

@@ -54,8 +54,8 @@ def insist(database: Database, function: str, job: str, *more: str) -> None:
 
 
 def ends(database: Database, job: str, wanted: str) -> Any:
-    until(lambda: state(database, job) == wanted, what=f"{wanted}")
-    return status(database, job)
+    """Its status in the moment in which it was as wanted."""
+    return until(lambda: [now] if (now := status(database, job))["state"] == wanted else [], what=wanted)[0]
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
@@ -100,7 +100,7 @@ def test_while_an_undo_fails_the_operator_sees_which_why_and_what_for(database: 
     with process(database, stage, KIND):
         job = ask(database)
         until(lambda: stage.calls.count("undo s2") > 5, what="the undo is tried again and again")
-        seen = until(lambda: found if (found := status(database, job))["state"] == "waiting" else None)
+        seen = ends(database, job, "waiting")
         insist(database, "retry", job)
         assert ends(database, job, "waiting")["direction"] == "back"
         broken.clear()
@@ -184,7 +184,12 @@ def test_an_undo_of_a_step_that_spread_runs_when_no_child_lives_any_more(databas
     stage.script.update({"s2": spread, "undo s2": look})
     stage.script["s1"] = lambda passage: FOREVER if passage.kind == "toy.child" else Done()
     undone: list[str] = []
-    stage.script["undo s1"] = lambda passage: undone.append(passage.kind) or Done()
+
+    def whose(passage: Passage) -> Done:
+        undone.append(passage.kind)
+        return Done()
+
+    stage.script["undo s1"] = whose
     with process(database, stage, KIND, CHILD):
         job = ask(database)
         until(lambda: stage.calls.count("s1") == 3, what="two children live")

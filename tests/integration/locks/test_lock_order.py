@@ -1,5 +1,6 @@
 """Everybody at once on few subjects: no deadlock, no stray SQLSTATE, and when they stop everything ends."""
 
+import logging
 import os
 import random
 from collections import Counter
@@ -8,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from threading import Event
 from typing import Any
 
+import structlog
 from sqlalchemy import text
 
 from tests.conftest import Database
@@ -31,7 +33,7 @@ from worker.engine.drive import Journal, Record
 from worker.engine.machine import Facts
 from worker.engine.walk import Reply
 
-SECONDS = 60.0 if full() else 6.0
+SECONDS = 60.0 if full() else 3.0
 
 
 class Noted:
@@ -69,6 +71,8 @@ def scene(database: Database, deadlock_ms: int) -> Iterator[tuple[Crowd, World, 
     crowd = Crowd(database, places, seed)
     world, left = World(places=places, dice=random.Random(seed)), Event()
     with ExitStack() as opened:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+        opened.callback(structlog.reset_defaults)
         for _ in range(2):
             opened.enter_context(
                 process(database, world, *KINDS, slots=6, poll_s=0.05, left=left, journal_of=lambda own: Noted(own, crowd.broken))

@@ -19,6 +19,11 @@ CLAIM = (
     "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
     "error, requested_by, past FROM worker.claim(%s, %s, %s, %s::uuid[])"
 )
+#: Of its answer.
+COLUMNS = (
+    *("id", "kind", "subject", "args", "steps", "only_forward", "direction", "position", "attempt", "fence", "stop"),
+    *("error", "requested_by", "past"),
+)
 ENTER = (
     "INSERT INTO worker.processes (name, pid, queues, lease_until) "
     "VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id"
@@ -71,24 +76,8 @@ class FirstWorker:
         self._ask(self._lease, "SELECT pg_advisory_lock(%s, %s)", (NAMESPACE, self.id))
 
     def claim(self, most: int, *ids: str) -> list[dict[str, Any]]:
-        names = [
-            "id",
-            "kind",
-            "subject",
-            "args",
-            "steps",
-            "only_forward",
-            "direction",
-            "position",
-            "attempt",
-            "fence",
-            "stop",
-            "error",
-            "requested_by",
-            "past",
-        ]
         rows = self._ask(self._work, CLAIM, (self.id, ["toy"], most, list(ids) or None))
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
     def beat(self) -> tuple[bool, list[str]]:
         alive, stop = self._ask(self._lease, "SELECT alive, stop::text[] FROM worker.beat(%s, %s)", (self.id, 30_000))[0]

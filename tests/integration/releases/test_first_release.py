@@ -99,7 +99,6 @@ def begun(worker: FirstWorker, database: Database, kind: str = "toy.make", **mor
 
 def test_jobs_in_every_state_as_the_first_release_stored_them_end_as_they_should(first: Database) -> None:
     worker, dead = FirstWorker(first), FirstWorker(first)
-    ends: dict[str, str] = {}
 
     shared, doomed = str(uuid4()), str(uuid4())
     waiting = begun(worker, first, subject=shared)
@@ -124,13 +123,13 @@ def test_jobs_in_every_state_as_the_first_release_stored_them_end_as_they_should
         requests.cancel(connection, never, "never mind", requested_by="test")
         requests.cancel(connection, cancelled["id"], "never mind", requested_by="test")
     unknown = ask(first, "toy.gone")
-    for job, end in (
+    wanted: tuple[tuple[Any, str], ...] = (
         *[(ask(first), "succeeded"), (ask(first, run_at=datetime.now(UTC) + timedelta(seconds=1)), "succeeded")],
         *[(waiting, "succeeded"), (parked, "succeeded"), (blocked, "blocked"), (undoing, "failed"), (failed, "failed")],
         *[(done, "succeeded"), (held, "succeeded"), (cancelled, "cancelled"), (superseded, "cancelled"), (removal, "succeeded")],
         *[(never, "cancelled"), (unknown, "blocked")],
-    ):
-        ends[job if isinstance(job, str) else str(job["id"])] = end
+    )
+    ends = {job if isinstance(job, str) else str(job["id"]): end for job, end in wanted}
     worker.leave()
     with first.engine.begin() as connection:
         connection.execute(

@@ -15,7 +15,7 @@ BEGIN
         ), again AS MATERIALIZED (
             SELECT j.id FROM worker.jobs j
             WHERE j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused AND j.rung_at < v_before
-            ORDER BY j.rung_at LIMIT p_n - (SELECT count(*) FROM never) FOR UPDATE SKIP LOCKED
+            ORDER BY j.rung_at LIMIT greatest(p_n - (SELECT count(*) FROM never), 0) FOR UPDATE SKIP LOCKED
         ), first AS (
             SELECT n.id, false AS lost FROM never n UNION ALL SELECT a.id, true FROM again a
         )
