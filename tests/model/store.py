@@ -240,7 +240,7 @@ class Store(Claiming):
     def _drop_children(self, children: list[Child]) -> None:
         for child in children:
             if child.unstarted:
-                child.state, child.told = "cancelled", True
+                child.state = "cancelled"
             elif child.state is None and child.job is not None:
                 job = self.jobs[child.job]
                 if not (job.kind.machine.only_forward and job.started):
