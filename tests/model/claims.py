@@ -24,6 +24,7 @@ class Claiming:
         self.subjects: dict[str, Subject] = {}
         self.processes: dict[int, Process] = {}
         self.children: list[Child] = []
+        self.placements: dict[str, str] = {}  #: what a subject's id is placed in: its organisation
         self.pauses: set[tuple[str, str]] = set()
         self.keys: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}  #: kind and key → job and the args asked for
 

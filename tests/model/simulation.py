@@ -81,6 +81,7 @@ class Simulation:
         self._say = say
         self.weather = weather(self._rng)
         self.store = store(KINDS)
+        self.store.placements.update(_ORGS)
         self.watch = Watch(self.store)
         self.loop = Loop(self._rng)
         self.loop.on_time = self._tick
@@ -211,7 +212,7 @@ class Simulation:
         args: dict[str, Any] = {"id": subject}
         if kind.widens and self._rng.random() < 0.5:
             args["deep"] = True
-        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)), org=_ORGS[subject])
+        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)))
         self.say(f"enqueue {kind.name} {args}: {ident}, {'new' if created else 'live'}")
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)

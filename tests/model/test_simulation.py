@@ -1,15 +1,12 @@
 """Thousands of histories of the real engine over a plain model of its store, and proof that they would find a fault."""
 
-import logging
 import os
-import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import structlog
 
 from tests.model.simulation import Simulation
 from tests.model.rows import Job, StepRow
@@ -25,17 +22,6 @@ from worker.errors import JournalLost
 SEEDS = 40_000 if os.environ.get("MOLECULE_TEST_SIZE") == "full" else 4_000
 #: So many seeds at most find any of the faults below.
 ENOUGH = 400
-
-
-@pytest.fixture(autouse=True)
-def silence() -> Iterator[None]:
-    """The engine speaks of every kill; the trace of one seed is for `python -m tests.model`."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    state = random.getstate()
-    yield
-    random.setstate(state)
-    structlog.configure(**before)
 
 
 def run(seeds: range, **parts: Any) -> Counter[str]:

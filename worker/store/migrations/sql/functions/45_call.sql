@@ -91,12 +91,10 @@ BEGIN
         ORDER BY c.number LIMIT (SELECT greatest(m.most - v_live, 0) FROM worker.children m
                                  WHERE m.parent = p_parent AND m.position = p_position LIMIT 1)
     LOOP
-        SELECT e.job_id INTO v_job FROM worker.enqueue(v.kind, v.args, idempotency_key => p_parent || ':' || p_position || ':' || v.number,
-            priority => v_parent.priority::int, requested_by => v_parent.requested_by, traceparent => v_parent.traceparent) AS e;
-        -- The key may have been used by an attempt whose child has ended meanwhile.
-        UPDATE worker.children c SET job_id = v_job, state = (
-            SELECT j.state FROM worker.jobs j WHERE j.id = v_job AND j.state IN ('succeeded', 'failed', 'cancelled'))
-        WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
+        -- Without a key, because this row is what remembers it; a parent that is retried from its first step spreads anew.
+        SELECT e.job_id INTO v_job FROM worker.enqueue(v.kind, v.args, priority => v_parent.priority::int,
+            requested_by => v_parent.requested_by, traceparent => v_parent.traceparent) AS e;
+        UPDATE worker.children c SET job_id = v_job WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
         v_started := v_started + 1;
     END LOOP;
     RETURN v_started;
