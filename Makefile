@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 T ?= tests
+# The others that we are measured beside: apart, so that the tests run on requirements.lock and nothing else.
+OTHERS := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check format lint types imports scan bench docker-engine lock clean
+.PHONY: help venv demo up test check format lint types imports scan bench docker-engine rabbitmq lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +31,12 @@ $(VENV)/.made: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(OTHERS)/.made: requirements-bench.lock
+	@echo "making $(OTHERS) (once; about half a minute)" >&2
+	@$(PYTHON) -m venv $(OTHERS)
+	@$(OTHERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-bench.lock
+	@touch $@
+
 test: venv ## all tests; T=tests/unit for a part of them
 	@$(BIN)/python -m pytest $(T)
 
@@ -36,12 +44,14 @@ format: venv ## rewrite the files in the one format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: venv ## resolve the dependencies anew and write requirements.lock
+lock: venv ## resolve the dependencies anew and write requirements.lock and requirements-bench.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra embedded --extra dev --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra bench --constraints requirements.lock --output-file requirements-bench.lock pyproject.toml
 
 clean: ## remove the virtual environment and the caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	@rm -rf $(VENV) $(OTHERS) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
 
 ##@ Check
 check: lint types imports scan test ## what CI runs
@@ -60,9 +70,12 @@ imports: venv ## who may import whom
 scan: venv ## no secret and no address of a machine in the files
 	@$(BIN)/python tests/scan.py
 
-bench: venv ## measure, and print ratios against a floor measured in the same run
-	@$(BIN)/python -m tests.bench
+bench: venv $(OTHERS)/.made ## measure beside a floor and beside others, all in the same run; B=throughput for a part of it
+	@$(BIN)/python -m tests.bench $(B)
 
 ##@ Operate
 docker-engine: ## root on Debian: install and start a Docker engine
 	@sh docker/install-engine.sh
+
+rabbitmq: ## root on Debian: install RabbitMQ for the tests, start nothing
+	@sh docker/install-rabbitmq.sh

@@ -34,6 +34,7 @@ def _default_build_cache() -> Path:
 
 
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
 Address = Annotated[str, Field(pattern=r"^[^:\s]+:\d{1,5}$")]
 
 
@@ -89,6 +90,14 @@ class Settings(BaseModel):
     tier3_cpu_shares: str = Field("", alias="TIER3_CPU_SHARES", description="CPU of tier 3, 1024 = one core. Default 2048.")
     tier4_memory_mb: str = Field("", alias="TIER4_MEMORY_MB", description="Memory of tier 4, MiB. Default 4096.")
     tier4_cpu_shares: str = Field("", alias="TIER4_CPU_SHARES", description="CPU of tier 4, 1024 = one core. Default 4096.")
+    otlp_endpoint: SecretStr | None = Field(
+        None,
+        alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        description="Set: spans of steps are sent there, OTLP over HTTP. The other OTEL_* variables hold as well.",
+    )
+    traceparent: str | None = Field(
+        None, alias="TRACEPARENT", description="W3C trace that a command belongs to: it is stored with the jobs that it starts."
+    )
     backend: Literal["docker", "memory"] = Field("docker", alias="MOLECULE_BACKEND", description="Where workspaces run.")
 
     # ---- the worker's own
@@ -98,7 +107,9 @@ class Settings(BaseModel):
         description="The embedded stack, and the generated key outside production.",
     )
     receiver_addr: Address = Field("127.0.0.1:8700", alias="MOLECULE_WORKER_RECEIVER_ADDR", description="Faces workspaces.")
-    admin_addr: Address = Field("127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators.")
+    admin_addr: Address = Field(
+        "127.0.0.1:8701", alias="MOLECULE_WORKER_ADMIN_ADDR", description="Faces operators: /healthz, /readyz, /metrics."
+    )
     lease_s: Seconds = Field(
         3.0, alias="MOLECULE_WORKER_LEASE_S", description="A silent process loses its work after this, seconds."
     )
@@ -111,6 +122,12 @@ class Settings(BaseModel):
     )
     queues: str = Field(
         "", alias="MOLECULE_WORKER_QUEUES", description="Comma-separated queues to serve. Default: this host's own."
+    )
+    keep_days: Days = Field(
+        30, alias="MOLECULE_WORKER_KEEP_DAYS", description="Jobs that succeeded or were cancelled are kept this long, days."
+    )
+    keep_failed_days: Days = Field(
+        180, alias="MOLECULE_WORKER_KEEP_FAILED_DAYS", description="Failed jobs are kept this long, days."
     )
     log_format: Literal["json", "console"] = Field(
         "json", alias="MOLECULE_WORKER_LOG_FORMAT", description="For machines or people."
@@ -128,7 +145,16 @@ class Settings(BaseModel):
     )
     network: str = Field("molecule-monorepo-net", alias="MOLECULE_WORKER_NETWORK", description="Docker network of workspaces.")
 
-    @field_validator("database_url", "redis_url", "celery_broker_url", "platform_url", "image_registry", mode="before")
+    @field_validator(
+        "database_url",
+        "redis_url",
+        "celery_broker_url",
+        "platform_url",
+        "image_registry",
+        "otlp_endpoint",
+        "traceparent",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: str | None) -> str | None:
         """An empty variable is an unset one, because compose files write `FOO=` for "nothing"."""

@@ -4,6 +4,7 @@ from typing import Final
 
 from tasks.deletion.machine import DELETE
 from tasks.provision.machine import PROVISION
+from tasks.sweeps import SCHEDULES
 from worker.app import app
 from worker.engine.kinds import Arg, Kind
 
@@ -19,3 +20,4 @@ KINDS: Final = (
 
 for _kind in KINDS:
     app.add_kind(_kind)
+app.schedules = SCHEDULES

@@ -9,7 +9,7 @@ from tests.conftest import Database
 from tests.rows import events_of, row_of, set_columns
 from worker.domain import Secret, container_name
 from worker.domain import WorkspaceStatus as Status
-from worker.receiver import SECURITY_HEADERS
+from worker.security_headers import SECURITY_HEADERS
 
 CARD = {"name": "Ada", "skills": []}
 PUBLIC = "http://93.184.216.34:8000"

@@ -12,6 +12,8 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
+from tests import rabbit as rabbits
+from tests.rabbit import Rabbit
 from worker import embedded
 from worker.domain import Secret
 from worker.store import connect
@@ -93,3 +95,12 @@ def redis_url(tmp_path: Path) -> Iterator[Secret]:
         return
     yield service.url
     service.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rabbit]:
+    """A RabbitMQ node of the tests' own; who kills it starts it again."""
+    if rabbits.program() is None:
+        missing("rabbitmq-server (make rabbitmq)")
+    with rabbits.rabbit(tmp_path_factory.mktemp("rabbit")) as node:
+        yield node

@@ -1,5 +1,6 @@
 """A toy machine and a worker process in miniature, for tests of the engine on a real Postgres."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.conftest import Database
 from worker.engine.drive import Journal
 from worker.engine.kinds import Arg, Kind
 from worker.engine.machine import NOTHING, Done, Effect, Machine, NotYet, Passage, Retry, Step
+from worker.errors import Refused
 from worker.runtime import Runtime
 from worker.store import kinds as catalogue
 from worker.store import requests
@@ -54,11 +56,23 @@ def step(name: str, *, undo: bool = True, within: timedelta = 60 * SECOND, retry
 
 
 def toy_kind(
-    kind: str = "toy.make", *, steps: int = 3, only_forward: bool = False, supersedes: bool = False, widens: Sequence[str] = ()
+    kind: str = "toy.make",
+    *,
+    steps: int = 3,
+    only_forward: bool = False,
+    supersedes: bool = False,
+    widens: Sequence[str] = (),
+    skippable: Sequence[str] = (),
 ) -> Kind:
     rows = tuple(step(f"s{n}", undo=not only_forward) for n in range(1, steps + 1))
     args = {"id": Arg("uuid"), **{name: Arg("boolean", required=False, default=False) for name in widens}}
-    return Kind(Machine(kind, rows, only_forward), "toy:", "id", args, "toy", supersedes, widens)
+    return Kind(Machine(kind, rows, only_forward), "toy:", "id", args, "toy", supersedes, widens, skippable)
+
+
+def lacking(_: Passage) -> Any:
+    """What a step raises whose tenant has not set a secret."""
+    hint = "add them under Config → Env Vars or as Global secrets, then retry"
+    raise Refused("missing required env: OPENAI_API_KEY", hint=hint, code="missing_env", detail={"missing": ["OPENAI_API_KEY"]})
 
 
 def remember(database: Database, *kinds: Kind) -> None:
@@ -92,14 +106,19 @@ def process(
     journal_of: Callable[[Journal], Journal] = lambda journal: journal,
     left: Event | None = None,
     assembly_s: float = 0.0,
+    traced: bool = False,
 ) -> Iterator[Runtime]:
-    """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together."""
+    """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together.
+
+    `traced`: its spans go where OTEL_EXPORTER_OTLP_ENDPOINT says.
+    """
     settings = environment.load(
         {
             "DATABASE_URL": database.url.reveal(),
             "MOLECULE_WORKER_SLOTS": str(slots),
             "MOLECULE_WORKER_LEASE_S": str(lease_s),
             "MOLECULE_WORKER_POLL_S": str(poll_s),
+            **({"OTEL_EXPORTER_OTLP_ENDPOINT": os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"]} if traced else {}),
         }
     )
 

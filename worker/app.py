@@ -7,22 +7,26 @@ late changes nothing but the moment at which somebody looks.
 import os
 import signal
 import warnings
-from time import monotonic
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import structlog
 from celery import Celery, signals
+from celery.app.amqp import AMQP, Queues
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.worker import state
+from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
+from kombu.utils.objects import cached_property
 
 from config import celery as knobs
 from config import settings as environment
 from worker.assembly import assemble
-from worker.engine.doorbell import Ring
+from worker.engine.clock import Schedule
 from worker.engine.kinds import Kind
-from worker.errors import Misconfigured, WorkerError
+from worker.errors import WorkerError
+from worker.queues import served
 from worker.runtime import LOST, Runtime
 
 log = structlog.get_logger()
@@ -30,14 +34,31 @@ log = structlog.get_logger()
 # Celery warns root of pickled messages, which this app refuses (config/celery.py); as root it is run in containers.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
-#: Seconds that a bell may cost; a slower broker counts as absent.
-_BUDGET = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+_EXCHANGE = Exchange("molecule-worker", type="direct", durable=True, delivery_mode="transient")
+
+
+def queue_named(name: str) -> Queue:
+    """The declaration of a queue, the same for who rings and who listens; also of another host's, which is not in our list."""
+    return Queue(name, _EXCHANGE, routing_key=name, durable=True)
+
+
+class Doorbells(AMQP):
+    """Celery's table of queues, made of the catalogue and of this host."""
+
+    @cached_property
+    def queues(self) -> Queues:
+        """Read when it is first needed and not from the settings, because the catalogue is imported after them."""
+        self.app.loader.import_default_modules()
+        return self.Queues([queue_named(name) for name in served(environment.load(), app.kinds.values())])
 
 
 class WorkerApp(Celery):
     """Celery plus the catalogue of kinds and, in a worker process, its runtime."""
 
+    amqp_cls = "worker.app:Doorbells"
+
     kinds: dict[str, Kind]
+    schedules: Sequence[Schedule]
     runtime: Runtime | None
     #: the process whose runtime it is: in a fork of it every connection would be shared
     home: int
@@ -47,6 +68,7 @@ class WorkerApp(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kinds = {}
+        self.schedules = ()
         self.runtime = None
         self.home = 0
         self.supervised = False
@@ -59,8 +81,9 @@ class WorkerApp(Celery):
 
 def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -> None:
     """Look at job `job` now. A producer's own message names the subject instead: then the job is stored first."""
-    runtime, kind = app.runtime, app.kinds[self.name]
-    if runtime is None or app.home != os.getpid():
+    own: WorkerApp = self.app
+    runtime, kind = own.runtime, own.kinds[self.name]
+    if runtime is None or own.home != os.getpid():
         log.warning("doorbell without a runtime", kind=self.name)
         return
     ident = job if job is not None else subject_id
@@ -131,50 +154,7 @@ def _stop(**_: object) -> None:
         app.runtime.close()
 
 
-def _broker_errors() -> tuple[type[BaseException], ...]:
+def broker_errors() -> tuple[type[BaseException], ...]:
     """What the broker's own client raises when it is away: each transport has its own."""
     errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
     return (OperationalError, OSError, *errors)
-
-
-def broker_answers() -> bool:
-    """Whether a bell could be sent right now; the question of `doctor`. Raises Misconfigured for an address that is none."""
-    try:
-        connection: Any = app.connection_for_write(transport_options=_BUDGET)
-        with connection:
-            connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
-    except (KeyError, ValueError, ImportError) as error:
-        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
-    except _broker_errors():
-        return False
-    return True
-
-
-class Publisher:
-    """Sends doorbells within a budget, and says once when the broker goes away and once when it is back."""
-
-    def __init__(self) -> None:
-        self._connection: Any = None
-        self._away_until = 0.0
-        self._away = False
-
-    def __call__(self, ring: Ring) -> bool:
-        """Publish one bell. False when the broker is away; then nothing is tried again for a second."""
-        if monotonic() < self._away_until:
-            return False
-        try:
-            if self._connection is None:
-                self._connection = app.connection_for_write(transport_options=_BUDGET)
-                self._connection.ensure_connection(max_retries=1, timeout=_BUDGET["socket_connect_timeout"])
-            app.send_task(ring.kind, kwargs={"job": ring.job_id}, queue=ring.queue, connection=self._connection, retry=False)
-        except _broker_errors() as error:
-            self._away_until = monotonic() + 1.0
-            self._connection = None
-            if not self._away:
-                log.warning("broker away", reason=type(error).__name__, effect="jobs start up to a second later")
-            self._away = True
-            return False
-        if self._away:
-            log.info("broker back")
-            self._away = False
-        return True

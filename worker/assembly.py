@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from datetime import timedelta
 from threading import Event, Thread
 
 import docker
@@ -24,8 +25,10 @@ from worker.images.registry import RegistryImages
 from worker.images.simulated import SimulatedImages
 from worker.images.source import Mode, resolve
 from worker.ports import Images
+from worker.queues import serves_host
 from worker.store import processes
 from worker.store.cache import Cache
+from worker.store.sweeps import Ground
 from worker.world import World
 
 log = structlog.get_logger()
@@ -42,7 +45,8 @@ def assemble(settings: Settings, engine: Engine, process_id: int, closing: ExitS
     cache = Cache(secret(settings.redis_url))
     closing.callback(cache.close)
     images = _images(settings, engine, process_id, closing)
-    pulse = Pulse(compute, lambda queues: _serve(engine, process_id, queues))
+    serves = serves_host(settings)
+    pulse = Pulse(compute, lambda queue, there: _serve(engine, process_id, queue, there=there and serves))
     closing.callback(pulse.close)
     return World(
         engine=engine,
@@ -103,6 +107,11 @@ def secret(value: object) -> Secret | None:
     return Secret(reveal()) if reveal is not None else None
 
 
+def ground(settings: Settings, engine: Engine, *, pretend: bool = False) -> Ground:
+    """What the sweeps of this installation can reach."""
+    return Ground(engine, timedelta(days=settings.keep_days), timedelta(days=settings.keep_failed_days), pretend)
+
+
 def installation_of(engine: Engine) -> str:
     """Who we are: every outside resource carries it."""
     with engine.connect() as connection:
@@ -112,8 +121,11 @@ def installation_of(engine: Engine) -> str:
 class Pulse:
     """Asks in a thread of its own whether the backend answers, because a hanging engine must not stop the intake."""
 
-    def __init__(self, compute: DockerCompute | MemoryCompute, tell: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, compute: DockerCompute | MemoryCompute, tell: Callable[[str, bool], None], *, every_s: float = _PULSE_S
+    ) -> None:
         self._compute = compute
+        self._every_s = every_s
         self._tell = tell
         self._ended = Event()
         self.beating = self._look(told=None)
@@ -126,7 +138,7 @@ class Pulse:
         self._thread.join(1.0)
 
     def _run(self) -> None:
-        while not self._ended.wait(_PULSE_S):
+        while not self._ended.wait(self._every_s):
             self.beating = self._look(told=self.beating)
 
     def _look(self, *, told: bool | None) -> bool:
@@ -140,16 +152,16 @@ class Pulse:
             log.info("backend answers", queue=queue) if beating else log.warning(
                 "backend away", queue=queue, reason=reason, effect="its jobs wait for it"
             )
-            self._tell([queue] if beating else [])
+            self._tell(queue, beating)
         return beating
 
 
-def _serve(engine: Engine, process_id: int, queues: list[str]) -> None:
+def _serve(engine: Engine, process_id: int, queue: str, *, there: bool) -> None:
     try:
         with engine.begin() as connection:
-            processes.serve(connection, process_id, queues)
+            processes.serve(connection, process_id, queue, there=there)
     except SQLAlchemyError as error:
-        log.warning("queues not recorded", queues=queues, reason=type(error).__name__)
+        log.warning("queue not recorded", queue=queue, reason=type(error).__name__)
 
 
 def _images(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> Images:

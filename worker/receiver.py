@@ -16,26 +16,19 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from worker import agent_url, body, reports
 from worker.domain import Secret
 from worker.errors import Refused
+from worker.security_headers import SECURITY_HEADERS, SecurityHeaders
 from worker.store import liveness, tokens, workspaces
 from worker.store.cache import Cache
 
-#: Platform rule 13, on every answer, errors included.
-SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "X-XSS-Protection": "1; mode=block",
-}
 _BEARER: Final = re.compile(r"bearer +([!-~]{1,512})\Z", re.IGNORECASE)
 #: An agent knocks again by itself: better a quick 503 than a queue of requests behind a locked row.
 _BUDGET: Final = text("SELECT set_config('lock_timeout', '3s', true), set_config('statement_timeout', '5s', true)")
@@ -117,7 +110,7 @@ def receiver(engine: Engine, cache: Cache, saas: bool, lookup: agent_url.Lookup 
             Route("/registry/heartbeat", _endpoint(registry.heartbeat), methods=["POST"]),
             Route("/healthz", _healthz, methods=["GET"]),
         ],
-        middleware=[Middleware(_SecurityHeaders)],
+        middleware=[Middleware(SecurityHeaders)],
         exception_handlers={
             HTTPException: _refused_by_http,
             Refused: _refused_by_rule,
@@ -161,21 +154,6 @@ def _at_rest(connection: Connection, workspace_id: str) -> HTTPException:
     if workspaces.is_removed(connection, workspace_id):
         return HTTPException(410, "find workspace: it was removed")
     return HTTPException(409, "register: the workspace is paused or hibernated")
-
-
-class _SecurityHeaders:
-    """Around everything inside the application. What fails outside of it is answered by `_broken`, which sets them itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(SECURITY_HEADERS)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
 
 
 async def _refused_by_http(_: Request, error: Exception) -> Response:

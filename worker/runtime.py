@@ -3,15 +3,15 @@
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import structlog
 from sqlalchemy import Engine
 
-from config.celery import DEFAULT_QUEUE
 from config.settings import Settings
+from worker import metrics, trace_context
 from worker.domain import Secret
 from worker.engine.drive import Journal, drive
 from worker.engine.intake import Intake
@@ -19,6 +19,8 @@ from worker.engine.kinds import Kind
 from worker.engine.lease import Lease
 from worker.engine.walk import Claimed
 from worker.errors import JournalLost, Misconfigured
+from worker.metered import MeteredClaims, MeteredJournal, MeteredRegister
+from worker.queues import host_queue, served
 from worker.store import connect, requests
 from worker.store import kinds as catalogue
 from worker.store.jobs import Claims, Register
@@ -89,8 +91,12 @@ class Runtime:
         *,
         journal_of: Callable[[Journal], Journal] = lambda journal: journal,
         leave: Callable[[], None] = lambda: os._exit(LOST),
+        answer_s: float = 30.0,
     ) -> "Runtime":
-        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable."""
+        """Open connections, take an identity, begin to work. Raises Misconfigured or Unreachable.
+
+        `answer_s`: seconds until a database that neither answers nor hangs up counts as lost.
+        """
         url, name = database_url(settings), process_name("jobs")
         with ExitStack() as opened:
             engine = connect.open_engine(url, name=name, size=8)
@@ -101,32 +107,44 @@ class Runtime:
                 raise Misconfigured(
                     f"compare catalogue: the database does not know {', '.join(stale)}", hint="molecule-worker migrate"
                 )
+            wanted = served(settings, kinds.values())
+            meters = metrics.own()
+            kinds = _followed(kinds, settings, name, opened)
             knows = {kind.name: kind.machine.names for kind in kinds.values()}
             register = Register(url, name=name, pid=os.getpid(), lease_s=settings.lease_s, host=host_name(), knows=knows)
             claims = Claims(url, process_id=register.process_id, name=name)
             opened.callback(claims.close)
-            only = {name.strip() for name in settings.queues.split(",") if name.strip()}
 
             def run(job: Claimed) -> None:
-                after = _drive_or_leave(job, kinds, world, journal, lease, leave)
+                with _told_apart(job, traced=settings.otlp_endpoint is not None):
+                    after = _drive_or_leave(job, kinds, world, MeteredJournal(journal, job, meters), lease, leave)
                 if after is not None:
                     intake.expect(after)
 
             def queues() -> list[str]:
-                return [queue for queue in (DEFAULT_QUEUE, *world.queues()) if not only or queue in only]
+                away = {host_queue(settings)} - set(world.queues())
+                return [queue for queue in wanted if queue not in away]
 
-            intake = Intake(claims, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
-            lease = Lease(register, settings.lease_s, on_lost=leave, on_reaped=intake.wake, driving=intake.driving)
+            metered = MeteredClaims(claims, meters)
+            intake = Intake(metered, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
+            lease = Lease(
+                MeteredRegister(register, meters, length_s=settings.lease_s),
+                settings.lease_s,
+                on_lost=leave,
+                on_reaped=intake.wake,
+                driving=intake.driving,
+                stuck=lambda: "a claim was not answered in time" if claims.overdue(answer_s) else None,
+            )
             opened.callback(lease.close)
             # Before the world, because a backend that hangs may hold its assembly up for longer than a lease.
             lease.start()
             world = assemble(settings, engine, register.process_id, opened)
-            own = DatabaseJournal(url, engine, name=name)
+            own = DatabaseJournal(url, engine, name=name, answer_s=answer_s)
             journal = journal_of(own)
             opened.callback(own.close)
             opened.callback(lease.close)  # again, because what is opened last is closed first; a second close does nothing
             intake.start()
-            log.info("ready", process=register.process_id, queues=world.queues(), slots=settings.slots)
+            log.info("ready", process=register.process_id, queues=queues(), slots=settings.slots)
             return cls(engine, world, kinds, lease, intake, opened.pop_all())
 
     def answer(self, job_id: str) -> bool:
@@ -149,6 +167,30 @@ class Runtime:
         if not self._intake.close(within_s=60.0):
             log.warning("left with work in progress", reason="it did not reach a boundary in 60 s; another process goes on")
         self._closing.close()
+
+
+def _followed(kinds: Mapping[str, Kind], settings: Settings, name: str, opened: ExitStack) -> Mapping[str, Kind]:
+    """The kinds themselves, or with a span around each effect where spans are sent somewhere."""
+    if settings.otlp_endpoint is None:
+        return kinds
+    from worker.tracing import Tracing  # noqa: PLC0415  because the SDK costs 4 MiB in each process
+
+    tracing = Tracing(process=name)
+    opened.callback(tracing.close)
+    return tracing.follow(kinds)
+
+
+@contextmanager
+def _told_apart(job: Claimed, *, traced: bool) -> Iterator[None]:
+    """What the job's steps enqueue continues its trace, and what they log names it, when there is one."""
+    with trace_context.carrying(job.id, job.traceparent, job.age) as origin:
+        if not traced and origin.parent is None:
+            yield
+            return
+        # Without spans of our own the enqueuer's trace is the only one, however long ago it was.
+        trace = origin.trace if traced or origin.parent is None else origin.parent.trace_id
+        with structlog.contextvars.bound_contextvars(trace_id=f"{trace:032x}"):
+            yield
 
 
 def _drive_or_leave(

@@ -1,7 +1,7 @@
-"""What an installation needs once: the relay of doorbells and the receiver that faces workspaces.
+"""What an installation needs once: the clock, the relay of doorbells and the receiver that faces workspaces.
 
-A second one is harmless. Two relays share the bells, because the database hands each out once; a second receiver on a
-host finds the address taken and stands by until it is free.
+A second one is harmless. Two clocks and two relays share the slots and the bells, because the database hands each out once;
+a second receiver on a host finds the address taken and stands by until it is free.
 """
 
 import errno
@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from worker.engine.clock import Schedule, Slots, keep_time
 from worker.engine.doorbell import Bell, Ring, relay
 
 log = structlog.get_logger()
@@ -25,6 +26,13 @@ _AGAIN_S = 2.0
 def start_relay(open_bell: Callable[[], Bell], publish: Callable[[Ring], bool], stop: Event) -> Thread:
     """Ring for due jobs in a thread until `stop`."""
     thread = Thread(target=relay, args=(open_bell, publish, stop), name="relay", daemon=True)
+    thread.start()
+    return thread
+
+
+def start_clock(schedules: Sequence[Schedule], slots: Slots, world: object, stop: Event) -> Thread:
+    """Do what comes round in a thread until `stop`."""
+    thread = Thread(target=keep_time, args=(schedules, slots, world, stop), name="clock", daemon=True)
     thread.start()
     return thread
 
@@ -49,7 +57,10 @@ def bind(address: str) -> socket.socket | None:
 class Listeners:
     """Serves one application on several addresses, each as soon as it can be bound."""
 
-    def __init__(self, application: ASGIApp, addresses: Sequence[Callable[[], str | None]], stop: Event) -> None:
+    def __init__(
+        self, application: ASGIApp, addresses: Sequence[Callable[[], str | None]], stop: Event, *, name: str = "receiver"
+    ) -> None:
+        self._name, self._listens, self._stands_by = name, f"{name} listens", f"{name} stands by"
         self._application = application
         self._addresses = addresses
         self._stop = stop
@@ -58,7 +69,7 @@ class Listeners:
     def start(self) -> None:
         """One thread for each address. An address may answer None for "not known yet"."""
         for number, address in enumerate(self._addresses):
-            thread = Thread(target=self._serve, args=(address,), name=f"receiver-{number}", daemon=True)
+            thread = Thread(target=self._serve, args=(address,), name=f"{self._name}-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -72,7 +83,7 @@ class Listeners:
         if listener is None:
             return
         host, port = listener.getsockname()[:2]
-        log.info("receiver listens", address=f"{host}:{port}")
+        log.info(self._listens, address=f"{host}:{port}")
         config = uvicorn.Config(
             self._application,
             log_config=None,
@@ -99,7 +110,7 @@ class Listeners:
                 if (listener := bind(wanted)) is not None:
                     return listener
                 if not told:
-                    log.info("receiver stands by", address=wanted, reason="the address is taken")
+                    log.info(self._stands_by, address=wanted, reason="the address is taken")
                     told = True
             self._stop.wait(_AGAIN_S)
         return None

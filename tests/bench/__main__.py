@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from tests.bench import doorbell, idle, provision, takeover, throughput
+from tests.bench import backlog, doorbell, idle, memory, provision, takeover, throughput
 from tests.bench.ground import Ground, Teller
 from tests.bench.table import Row, show
 from worker.errors import WorkerError
@@ -14,6 +14,8 @@ Measure = Callable[[Ground, Teller], list[Row]]
 #: In the order of the table.
 _ALL: Final[Mapping[str, Measure]] = {
     "throughput": throughput.measure,
+    "backlog": backlog.measure,
+    "memory": memory.measure,
     "doorbell": doorbell.measure,
     "provision": provision.measure,
     "takeover": takeover.measure,

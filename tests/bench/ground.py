@@ -90,14 +90,15 @@ class Ground:
             ground._admin.dispose()
 
     @contextmanager
-    def database(self) -> Iterator[Database]:
-        """A fresh database at head."""
+    def database(self, *, empty: bool = False) -> Iterator[Database]:
+        """A fresh database at head, or with nothing in it."""
         name = f"b_{uuid4().hex[:12]}"
         with self._admin.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
         url = Secret(self._address.format(name))
         engine = connect.open_engine(url, name="bench", size=2)
-        migrate(engine)
+        if not empty:
+            migrate(engine)
         yield Database(url, engine)
         engine.dispose()
         with self._admin.connect() as connection:
@@ -123,6 +124,7 @@ class Ground:
             "MOLECULE_BACKEND": "memory",
             "MOLECULE_WORKER_STATE_DIR": str(state),
             "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+            "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
             **more,
         }
 
@@ -184,6 +186,12 @@ def ends(database: Database) -> Iterator[Callable[[str], str]]:
 
     yield wait
     listening.close()
+
+
+def vacuum(database: Database) -> None:
+    """After rows were stored in bulk, because a planner with old statistics makes everybody slow."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
 
 
 def ask(database: Database, question: str, **values: Any) -> Any:

@@ -49,5 +49,13 @@ def _kind(name: str, *effects: Effect, queue: str | None = None) -> Kind:
 
 
 FIVE: Final = _kind("bench.five", *[no_op] * 5, queue="bench")
+ONE: Final = _kind("bench.one", no_op, queue="bench")
+
+
+def numbered(number: int) -> Kind:
+    """One of many kinds, because a subject has at most one live job of each."""
+    return _kind(f"bench.one{number}", no_op, queue="bench")
+
+
 STAMPED: Final = _kind("bench.stamped", stamped)
 HELD: Final = _kind("bench.held", held)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -23,6 +24,7 @@ def shell(database: Database, tmp_path: Path) -> Shell:
             "MOLECULE_BACKEND": "memory",
             "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state"),
             "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+            "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
         }
     )
 
@@ -117,6 +119,42 @@ def test_without_docker_and_without_redis_it_runs_and_its_jobs_wait_for_their_qu
     assert events["backend away"]["effect"] == "its jobs wait for it"
     assert events["ready"]["slots"] == 2
     assert alive(database) == 0
+
+
+def test_whatever_a_daemon_runs_it_faces_operators_and_a_second_one_stands_by_for_the_address(
+    shell: Shell, database: Database
+) -> None:
+    remember(database, *KINDS)
+    first = shell.start("run", "--only", "jobs")
+    until(lambda: checks(shell) == {"database": "ok", "schema": "ok", "workers": "ok"}, within=30, what="ready")
+    receiver = f"http://{shell.variables['MOLECULE_WORKER_RECEIVER_ADDR']}"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{receiver}/healthz", trust_env=False)
+
+    second = shell.start("run", "--only", "receiver")
+    until(lambda: answers(f"{receiver}/healthz"), within=30, what="the second daemon's receiver")
+    _, _, log = end(first)
+    until(lambda: checks(shell) == {"database": "ok", "schema": "ok"}, within=30, what="the second daemon's admin address")
+    _, _, other = end(second)
+
+    assert "admin listens" in log
+    assert "receiver listens" not in log
+    assert "admin stands by" in other
+
+
+def checks(shell: Shell) -> dict[str, str]:
+    try:
+        answer = httpx.get(f"http://{shell.variables['MOLECULE_WORKER_ADMIN_ADDR']}/readyz", timeout=10, trust_env=False)
+    except httpx.TransportError:
+        return {}
+    return dict(answer.json()["checks"])
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=10, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def alive(database: Database) -> int:

@@ -28,6 +28,7 @@ def shell(database: Database, tmp_path: Path) -> Shell:
             "MOLECULE_BACKEND": "memory",
             "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "state"),
             "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+            "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
             "MOLECULE_LOCAL_BUILD_CACHE": str(tmp_path / "builds"),
         }
     )
@@ -47,8 +48,10 @@ def test_what_is_absent_and_not_needed_is_fine(shell: Shell, tmp_path: Path) -> 
     assert {name: check["verdict"] for name, check in found.items() if check["verdict"] != "ok"} == {
         "workers": "warning",
         "receiver": "warning",
+        "admin": "warning",
     }
-    assert found["workers"]["mend"] == found["receiver"]["mend"] == "molecule-worker run"
+    assert {found[name]["mend"] for name in ("workers", "receiver", "admin")} == {"molecule-worker run"}
+    assert found["tracing"]["said"] == "off: no OTEL_EXPORTER_OTLP_ENDPOINT is set"
     assert found["redis"]["said"] == "none: the engine does not need it"
     assert found["broker"]["said"] == "none: jobs start up to a second later"
     assert found["catalogue"]["said"] == f"{len(KINDS)} kinds of jobs, as in this release"
@@ -62,7 +65,7 @@ def test_a_person_reads_one_line_for_each_and_how_to_mend_it(shell: Shell) -> No
     assert ran.code == 0
     assert "ok       postgres    version " in ran.out
     assert "warning  workers     no process is alive, so jobs wait\n                     → molecule-worker run\n" in ran.out
-    assert ran.err == "10 ok, 2 warning, 0 wrong\n"
+    assert ran.err == "12 ok, 3 warning, 0 wrong\n"
 
 
 def test_no_postgres_is_three_and_its_password_is_not_shown(shell: Shell) -> None:

@@ -6,7 +6,6 @@ import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,10 +13,9 @@ from sqlalchemy import text
 
 from tests.commands import Shell, end
 from tests.conftest import Database
-from tests.toys import Stage, ask, process, remember, state, toy_kind
+from tests.toys import Stage, ask, lacking, process, remember, state, toy_kind
 from tests.waiting import until
-from worker.engine.machine import Done, NotYet, Passage
-from worker.errors import Refused
+from worker.engine.machine import Done, NotYet
 
 KIND = toy_kind()
 SHOWN = [
@@ -35,11 +33,6 @@ def shell(database: Database, tmp_path: Path) -> Shell:
 @pytest.fixture
 def stage() -> Stage:
     return Stage()
-
-
-def lacking(_: Passage) -> Any:
-    hint = "add them under Config → Env Vars or as Global secrets, then retry"
-    raise Refused("missing required env: OPENAI_API_KEY", hint=hint, code="missing_env", detail={"missing": ["OPENAI_API_KEY"]})
 
 
 def test_an_enqueued_job_has_its_time_its_priority_and_whoever_asked(shell: Shell, database: Database) -> None:

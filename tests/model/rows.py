@@ -13,7 +13,7 @@ SUSPECT = 3
 PASSED = ("done", "skipped")
 
 
-class Refusal(Exception):  # noqa: N818  because the product calls it so
+class Refusal(Exception):
     """The store said no. `code` is the SQLSTATE."""
 
     def __init__(self, code: str) -> None:

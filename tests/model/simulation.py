@@ -1,6 +1,6 @@
 """One seed, one history: a few processes, a few jobs, everything that can happen to them, and then calm.
 
-    python -m tests.model SEED           replays it and prints every move
+python -m tests.model SEED           replays it and prints every move
 """
 
 import random
@@ -16,8 +16,23 @@ from tests.model.watch import Broken, Watch
 from tests.model.weather import weather
 from tests.model.worker import Hands, Pen, Worker
 from worker.engine.kinds import Arg, Kind
-from worker.engine.machine import HOUR, NOTHING, Blocked, Child, Done, Effect, Facts, Machine, NotYet, Passage, Result, Retry, Spread, Step
 from worker.engine.lease import Lease
+from worker.engine.machine import (
+    HOUR,
+    NOTHING,
+    Blocked,
+    Child,
+    Done,
+    Effect,
+    Facts,
+    Machine,
+    NotYet,
+    Passage,
+    Result,
+    Retry,
+    Spread,
+    Step,
+)
 from worker.errors import Fatal, Retryable
 
 #: Seconds during which things go wrong, and how long the calm may take until every job rests.
@@ -49,7 +64,9 @@ def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str,
     names = [SPREADS if letter == "c" else f"s{at}" for at, letter in enumerate(undos, 1)]
     steps = [_step(step, _act if letter in "uc" else NOTHING) for step, letter in zip(names, undos, strict=True)]
     args = {"id": Arg("text"), **{arg: Arg("boolean", required=False, default=False) for arg in widens}}
-    return Kind(Machine(name, steps, only_forward="f" in undos), "toy:", "id", args, "toy", supersedes, widens, skippable=names[1:2])
+    return Kind(
+        Machine(name, steps, only_forward="f" in undos), "toy:", "id", args, "toy", supersedes, widens, skippable=names[1:2]
+    )
 
 
 KINDS = {

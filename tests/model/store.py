@@ -30,7 +30,7 @@ class Store(Claiming):
         ident: str | None = None,
     ) -> tuple[str, bool]:
         """(job, whether it is new). `ident` is the id that a new one gets."""
-        full = {**{name: False for name in kind.widens}, **args}
+        full = {**dict.fromkeys(kind.widens, False), **args}
         known = self.keys.get((kind.name, key)) if key is not None else None
         if known is not None:
             job, asked = self.jobs[known[0]], known[1]

@@ -9,14 +9,15 @@ from typing import Any
 from uuid import UUID
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from tests.conftest import Database
 from tests.model.rows import Job, Refusal
-from tests.model.rows_of import differences
-from tests.model.rules import may_move
+from tests.model.rows_of import differences, prepare
+from tests.model.rules import ALLOWED, may_move
 from tests.model.store import Store
 from tests.model.worker import held
 from tests.toys import remember
@@ -26,7 +27,7 @@ from worker.engine.kinds import Arg, Kind
 from worker.engine.machine import HOUR, MINUTE, NOTHING, Blocked, Child, Done, Facts, Machine, NotYet, Passage, Result, Retry, Spread, Step
 from worker.engine.walk import Claimed, Reply
 from worker.errors import Fatal, JournalLost, Refused, Retryable
-from worker.store import requests
+from worker.store import connect, requests
 from worker.store.jobs import NAMESPACE, Applier, Claims, Register
 
 FULL = os.environ.get("MOLECULE_TEST_SIZE") == "full"
@@ -118,7 +119,7 @@ class Member:
 class Rows(RuleBasedStateMachine):
     """One example: an empty installation, two processes, and whatever is asked of it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, did: Counter[str]) -> None:
         super().__init__()
         self.database = database
         self.store = Store(KINDS)
@@ -127,6 +128,9 @@ class Rows(RuleBasedStateMachine):
         self.claims: list[Claimed] = []
         self.states: dict[str, str] = {}
         self.applier = Applier(database.url, name="t")
+        self.eye = connect.open_raw(database.url, name="t")
+        prepare(self.eye)
+        self.did: Counter[str] = did
 
     @initialize()
     def empty(self) -> None:
@@ -139,6 +143,7 @@ class Rows(RuleBasedStateMachine):
         for member in self.members:
             member.close()
         self.applier.close()
+        self.eye.close()
 
     # What people ask for.
 
@@ -169,6 +174,12 @@ class Rows(RuleBasedStateMachine):
         self.both(asked, modelled)
 
     @precondition(lambda self: self.store.jobs)
+    @rule(which=some, deep=st.booleans(), key=st.sampled_from([None, "k1", "k2"]))
+    def ask_again(self, which: int, deep: bool, key: str | None) -> None:
+        job = self.job(which)
+        self.enqueue(job.kind.name, str(job.args["id"]), deep, job.key or key, 100, 0)
+
+    @precondition(lambda self: self.store.jobs)
     @rule(which=some)
     def cancel(self, which: int) -> None:
         job = self.job(which)
@@ -194,7 +205,7 @@ class Rows(RuleBasedStateMachine):
         query = text("SELECT worker.skip(CAST(:job AS uuid), :step, 'it is gone')")
 
         def asked() -> None:
-            with requests.refusals(), self.database.engine.begin() as connection:
+            with self.database.engine.begin() as connection:
                 connection.execute(query, {"job": job.id, "step": step})
 
         self.both(asked, lambda: self.store.skip(job.id, step))
@@ -290,13 +301,17 @@ class Rows(RuleBasedStateMachine):
     @invariant()
     def rows_and_model_agree(self) -> None:
         self.store.now += 0.001  # no two requests come at the same moment
-        for job in self.store.jobs.values():
-            assert may_move(self.states.get(job.id, "queued"), job.state), (job.id, self.states.get(job.id), job.state)
-            self.states[job.id] = job.state
-        with self.database.engine.connect() as connection:
-            assert differences(self.store, connection) == []
+        self.look()
+        assert differences(self.store, self.eye) == []
 
     # How.
+
+    def look(self) -> None:
+        for job in self.store.jobs.values():
+            before = self.states.get(job.id, "queued")
+            assert may_move(before, job.state), (job.id, before, job.state)
+            self.states[job.id] = job.state
+            self.did[f"{before} → {job.state}"] += before != job.state
 
     def sql(self, *statements: str) -> None:
         with self.database.engine.begin() as connection:
@@ -309,7 +324,9 @@ class Rows(RuleBasedStateMachine):
 
     def both(self, real: Callable[[], Any], model: Callable[[], Any]) -> None:
         """The same answer, or the same refusal."""
-        assert _answer(real) == _answer(model)
+        answer = _answer(real)
+        assert answer == _answer(model)
+        self.did[answer if isinstance(answer, str) else "requests granted"] += 1
 
     def job(self, which: int, *states: str) -> Job:
         jobs = [job for job in self.store.jobs.values() if job.state in states] or list(self.store.jobs.values())
@@ -334,6 +351,7 @@ class Rows(RuleBasedStateMachine):
         ideal = [self.held(job) for job in model]
         assert [_comparable(claim) for claim in real] == [_comparable(claim) for claim in ideal]
         self.claims += real
+        self.look()
 
     def send(self, claims: Sequence[Claimed], results: Sequence[Result]) -> None:
         records = [self.taken(claim, result) for claim, result in zip(claims, results, strict=True)]
@@ -342,9 +360,11 @@ class Rows(RuleBasedStateMachine):
             reply = real.get(claim.id)
             assert ((reply.stop, reply.args) if reply else None) == ((model.stop, model.args) if model else None)
             self.claims.remove(claim)
+            self.did["decisions accepted" if model else "decisions refused"] += 1
             if model and record["next"] == "go":
                 self.claims.append(self.held(self.store.jobs[claim.id]))
         self.name_children()
+        self.look()
 
     def held(self, job: Job) -> Claimed:
         """What whoever drives it knows by now, and a claim would answer."""
@@ -380,9 +400,11 @@ def _answer(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except Refused as refused:
-        return refused.code
+        return f"refused: {getattr(refused.__cause__, 'orig', None).pgcode}"
+    except DBAPIError as error:
+        return f"refused: {error.orig.pgcode}"
     except Refusal as refusal:
-        return requests._REFUSALS[refusal.code]
+        return f"refused: {refusal.code}"
 
 
 def _comparable(claim: Claimed) -> dict[str, Any]:
@@ -399,14 +421,21 @@ def test_the_tables_hold_what_the_model_holds(database: Database) -> None:
         for subject, org in _ORGS.items():
             place = text("INSERT INTO worker.placements (workspace_id, org, backend, host) VALUES (:id, :org, 'memory', 'local')")
             connection.execute(place, {"id": subject, "org": org})
+    did: Counter[str] = Counter()
     run_state_machine_as_test(
-        lambda: Rows(database),
+        lambda: Rows(database, did),
         settings=settings(
-            max_examples=2_000 if FULL else 60,
+            max_examples=2_000 if FULL else 40,
             stateful_step_count=40,
             deadline=None,
             database=None,
             print_blob=True,
+            # Shrinking takes minutes, and forty requests can be read as they are.
+            phases=(Phase.generate, Phase.shrink) if FULL else (Phase.generate,),
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+    print(f"{did.total()} things:", ", ".join(f"{count} {what}" for what, count in sorted(did.items())))  # noqa: T201
+    assert {f"{before} → {after}" for before, afters in ALLOWED.items() for after in afters} <= set(did)
+    assert {"decisions refused", *(f"refused: MW00{number}" for number in range(1, 6))} <= set(did)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.model.simulation import Simulation
 from tests.model.rows import Job, StepRow
+from tests.model.simulation import Simulation
 from tests.model.store import Store
 from tests.model.watch import Broken
 from tests.model.worker import Lost, Pen
@@ -38,7 +38,15 @@ def test_no_history_breaks_a_promise_of_the_engine() -> None:
     did = run(range(SEEDS))
 
     print(f"{SEEDS} seeds:", ", ".join(f"{count} {what}" for what, count in sorted(did.items())))  # noqa: T201
-    happened = {"kills", "freezes", "lost replies", "restarts", "takeovers by session", "takeovers by lease", "stale writes refused"}
+    happened = {
+        "kills",
+        "freezes",
+        "lost replies",
+        "restarts",
+        "takeovers by session",
+        "takeovers by lease",
+        "stale writes refused",
+    }
     assert happened <= set(did)
     assert {"succeeded", "failed", "cancelled", "effects of a zombie"} <= set(did)
 

@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from tests.model.rules import at_rest, may_move, violations
 from tests.model.rows import REST, Child, Job
+from tests.model.rules import at_rest, may_move, violations
 from tests.model.store import Store
 from worker.engine.drive import Record
 from worker.engine.machine import NOTHING, Direction, Passage

@@ -1,7 +1,7 @@
 """A simulated worker process: the engine's own Lease, Intake and drive, on the model and in the simulation's time."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -183,10 +183,10 @@ class Worker(Mortal):
         alive = store.beat(me, LEASE_S)
         return Beat(alive, store.stops(me), ("host", store.processes[me].host) in store.pauses, running)
 
-    def reap(self) -> int:
+    def reap(self) -> Mapping[str, int]:
         """`worker.engine.lease.Register`."""
         try:
-            return self.call("reap", self._take_back) if self.sim.store.orphans() else 0
+            return self.call("reap", self._take_back) if self.sim.store.orphans() else {}
         except Lost as error:
             raise Unreachable("reap: lost") from error
 
@@ -213,19 +213,21 @@ class Worker(Mortal):
         store, watch = self.sim.store, self.sim.watch
         return [held(job, store.past(job), store.family(job), watch.claimed(job), store.now) for job in taken]
 
-    def _take_back(self) -> int:
+    def _take_back(self) -> Mapping[str, int]:
         back = self.sim.store.reap()
         for ident, by_lease in back:
             self.sim.say(f"{self.name} takes {ident} from the dead")
             self.sim.watch.taken_back(self.sim.store.jobs[ident], by_lease=by_lease)
-        return len(back)
+        return Counter("lease" if by_lease else "session" for _, by_lease in back)
 
     def _run(self, job: Claimed) -> None:
         assert isinstance(job, Held)
         self.driven[job.id] += 1
         try:
             machine = self.sim.kinds[job.kind].machine
-            after = drive(job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock)
+            after = drive(
+                job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock
+            )
         except JournalLost:
             self.leave()
         else:
@@ -318,9 +320,7 @@ class Pen:
         return Reply(job.stop, job.args, row.facts)
 
 
-def held(
-    job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float
-) -> Held:
+def held(job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float) -> Held:
     """What a claim answers of this job."""
     rows = [
         PastStep(Direction(way), position, row.name, row.status, row.facts, timedelta(seconds=now - row.entered))

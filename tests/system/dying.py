@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -37,7 +37,8 @@ from worker.runtime import LOST
 
 MOMENTS = ("before", "after", "rows", "committed")
 LEDGER = "ledger.jsonl"
-#: While this file exists, a process that lost its lease lives a little longer, so that its late writes can be seen refused.
+#: While this file exists, a process that lost its lease lives longer, by the seconds that are written there or by one, so that
+#: its late writes can be seen refused.
 LINGER = "linger"
 #: Seconds that a held step waits for its release at most.
 _HELD_S = 60.0
@@ -86,8 +87,10 @@ class Script:
 
     def leave(self) -> None:
         """What a process does that lost its right to work."""
-        if (self._folder / LINGER).exists():
-            Event().wait(1.0)
+        linger = self._folder / LINGER
+        end = monotonic() + float((linger.exists() and linger.read_text()) or 1.0)
+        while linger.exists() and monotonic() < end:
+            Event().wait(0.02)
         self.note("left")
         os._exit(LOST)
 
@@ -159,8 +162,10 @@ class FollowedJournal:
         return reply
 
 
-def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) -> int:
-    """`molecule-worker run` with followed steps and journal. `more` may change the catalogue first."""
+def main(
+    folder: Path, more: Callable[[Script], None] = lambda _script: None, *, pauses: Sequence[float] = (0.0,), **seams: Any
+) -> int:
+    """`molecule-worker run` with followed steps and journal. `more` may change the catalogue first; `seams` are the runtime's."""
     script = Script(folder)
     app = celery.app
     daemon.catalogue()
@@ -169,12 +174,12 @@ def main(folder: Path, more: Callable[[Script], None] = lambda _script: None) ->
         app.kinds[name] = script.wrap(kind)
 
     def begin(**_: object) -> None:
-        celery.begin(journal_of=lambda own: FollowedJournal(own, script), leave=script.leave)
+        celery.begin(journal_of=lambda own: FollowedJournal(own, script), leave=script.leave, **seams)
         script.note("ready")
 
     signals.worker_init.disconnect(celery._start)
     signals.worker_init.connect(begin, weak=False)
-    return daemon.supervise(environment.load(), ("jobs", "receiver", "clock"), pauses=(0.0,))
+    return daemon.supervise(environment.load(), ("jobs", "receiver", "clock"), pauses=pauses)
 
 
 if __name__ == "__main__":

@@ -307,6 +307,7 @@ def settings_around(
         "MOLECULE_BACKEND": backend,
         "MOLECULE_WORKER_STATE_DIR": str(folder / "state"),
         "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+        "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
         "MOLECULE_WORKER_PROCESSES": str(processes),
         "MOLECULE_WORKER_SLOTS": "16",
         **more,

@@ -74,24 +74,45 @@ class Postgres:
         """For good."""
         self._pg_ctl("-m", "immediate", "-w", "stop")
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Away for a while, at the same address afterwards."""
+        argv, user = self._program()
+        self.stop()
+        try:
+            yield
+        finally:
+            self._run([*argv, "-w", "-l", str(self.folder / "log"), "-o", f"-k {self.folder} -h ''", "start"], user)
+
     def _pg_ctl(self, *arguments: str) -> None:
+        argv, user = self._program()
+        self._run([*argv, *arguments], user)
+
+    def _program(self) -> tuple[list[str], int | None]:
         # The program beside the postmaster itself, as its user: wherever the wheel keeps it.
         postmaster = Path("/proc", (self.folder / "postmaster.pid").read_text().splitlines()[0])
-        argv = [str((postmaster / "exe").readlink().with_name("pg_ctl")), "-D", str(self.folder), *arguments]
-        user = postmaster.stat().st_uid if os.geteuid() == 0 else None
+        argv = [str((postmaster / "exe").readlink().with_name("pg_ctl")), "-D", str(self.folder)]
+        return argv, postmaster.stat().st_uid if os.geteuid() == 0 else None
+
+    def _run(self, argv: list[str], user: int | None) -> None:
         quiet = subprocess.DEVNULL
         subprocess.run(argv, user=user, cwd="/", check=True, stdin=quiet, stdout=quiet, stderr=quiet)
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Started and migrated. At the end the engine's invariants must hold."""
+def postgres(*knobs: str) -> Iterator[Postgres]:
+    """Started and migrated; `knobs` are statements that take effect with a restart. At the end the engine's invariants must hold."""
     # As root below /var/lib, because the wheel widens the modes of every parent of its folder.
     folder = Path(tempfile.mkdtemp(prefix="molecule-worker-tests-", dir="/var/lib" if os.geteuid() == 0 else None))
     service = embedded.start_postgres(folder)
     engine = connect.open_engine(service.url, name="tests", size=8)
     migrate(engine)
     own = Postgres(Database(service.url, engine), folder)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for knob in knobs:
+            connection.execute(text(knob))
+    if knobs:
+        own.restart()
     try:
         yield own
         with engine.connect() as connection:

@@ -72,7 +72,11 @@ def terminal() -> Iterator[Terminal]:
 
 @contextmanager
 def up(folder: Path, shell: Shell, **variables: str) -> Iterator[Terminal]:
-    own = {"MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}"}
+    own = {
+        "MOLECULE_BACKEND": "memory",
+        "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+        "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
+    }
     daemon = shell.start("up", **{**own, **variables})
     terminal = Terminal(folder, shell, daemon)
     try:
@@ -229,7 +233,11 @@ def test_a_taken_port_is_refused_before_anything_starts(folder: Path, shell: She
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_up_refuses_before_anything_starts(folder: Path, shell: Shell, variables: dict[str, str], said: str) -> None:
-    own = {"MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}"}
+    own = {
+        "MOLECULE_BACKEND": "memory",
+        "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+        "MOLECULE_WORKER_ADMIN_ADDR": f"127.0.0.1:{embedded.free_port()}",
+    }
 
     ran = shell("up", **{**own, **variables})
 

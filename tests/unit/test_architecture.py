@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import worker.engine
 from config import settings
 from tasks.catalogue import KINDS
+from worker.engine import states
 from worker.engine.kinds import Kind
 
 ROOT = Path(__file__).parent.parent.parent
@@ -29,6 +31,13 @@ def sources() -> list[Path]:
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_readmes_diagram_is_the_machine(kind: Kind) -> None:
     assert f"```mermaid\n{kind.machine.mermaid()}\n```" in README
+
+
+def test_the_life_of_a_job_is_drawn_as_it_is() -> None:
+    page = worker.engine.__doc__ or ""
+
+    assert "\n".join(f"    {line}" for line in states.mermaid().splitlines()) in page
+    assert f"```mermaid\n{states.mermaid()}\n```" in README
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

@@ -9,7 +9,7 @@ import structlog
 
 from worker.backends import names
 from worker.backends.docker_engine import DockerEngine, name_of
-from worker.backends.docker_network import gateway_of
+from worker.backends.docker_network import gateway_of, subnets_of
 from worker.backends.docker_shape import CONFIGS, Shape, container_config, mounts_of
 from worker.backends.docker_state import observation_of
 from worker.backends.mounts import Bind, refuse_directory, workspace_mount
@@ -168,6 +168,10 @@ class DockerCompute:
         """As `gateway`, None while the network is not there: nothing is made."""
         found = self._engine.found_network(self._network)
         return None if found is None else gateway_of(found)
+
+    def found_subnets(self) -> list[str]:
+        """Where this network's workspaces call from, e.g. 172.18.0.0/16; none while the network is not there."""
+        return subnets_of(self._engine.found_network(self._network) or {})
 
     @property
     def address(self) -> str:

@@ -78,3 +78,8 @@ def gateway_of(network: dict[str, Any]) -> str:
         hint="name another network in MOLECULE_WORKER_NETWORK; it must be a bridge",
         code="network_shape",
     )
+
+
+def subnets_of(network: dict[str, Any]) -> list[str]:
+    """Every address range on that network."""
+    return [settings["Subnet"] for settings in (network.get("IPAM") or {}).get("Config") or [] if settings.get("Subnet")]

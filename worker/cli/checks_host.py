@@ -11,10 +11,10 @@ from typing import Final
 import httpx
 
 from config.settings import Settings
-from worker.app import broker_answers
 from worker.assembly import secret
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
+from worker.broker import fault
 from worker.cli.finding import Finding, faulty, ok, warning, wrong
 from worker.errors import WorkerError
 from worker.images.source import Mode, resolve
@@ -65,10 +65,10 @@ def _broker(own: Settings) -> Finding:
     if own.broker_url is None:
         return ok("broker", f"none: {_SLOWER}")
     try:
-        answers = broker_answers()
+        found = fault()
     except WorkerError as error:
         return faulty("broker", error)
-    return ok("broker", "it answers") if answers else warning("broker", f"it does not answer: {_SLOWER}", "start it")
+    return ok("broker", "it answers") if found is None else warning("broker", f"{found.said}: {_SLOWER}", found.mend)
 
 
 def _engine(compute: DockerCompute) -> Finding:

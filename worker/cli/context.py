@@ -83,8 +83,12 @@ def reading() -> "Iterator[Connection]":
 
 @contextmanager
 def writing() -> "Iterator[Connection]":
-    """One transaction: all of it or nothing."""
-    engine = open_database(settings())
+    """One transaction: all of it or nothing. The jobs that it starts belong to the trace of TRACEPARENT, if there is one."""
+    from worker import trace_context
+
+    own = settings()
+    trace_context.inherit(own.traceparent)
+    engine = open_database(own)
     with engine.begin() as connection:
         yield connection
     engine.dispose()

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -27,6 +28,7 @@ _SHARED: Final = {
     "MOLECULE_WORKER_DOCKER_HOST_NAME": "docker_host",
     "MOLECULE_WORKER_NETWORK": "network",
     "MOLECULE_WORKER_RECEIVER_ADDR": "receiver_addr",
+    "MOLECULE_WORKER_ADMIN_ADDR": "admin_addr",
     "PLATFORM_URL": "platform_url",
     "MOLECULE_IMAGE_REGISTRY": "image_registry",
     "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": "template_repo_prefix",
@@ -114,19 +116,21 @@ def catalogue() -> "Mapping[str, Kind]":
 
 def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
     """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
-    from worker import daemons
+    from worker import daemons, meter_folder
     from worker.assembly import static_key
+    from worker.queues import served
     from worker.supervisor import PAUSES, Supervisor
 
     _set_up_logs(own)
     static_key(own)  # before anything starts: production without a usable key must not run for a moment
-    catalogue()
-    mains: dict[str, Callable[[], int]] = {}
-    if "jobs" in parts:
-        mains |= {f"jobs-{n}": daemons.jobs for n in range(1, own.processes + 1)}
-    if {"receiver", "clock"} & set(parts):
-        mains["singleton"] = lambda: daemons.singleton(receiver="receiver" in parts, clock="clock" in parts, stop=Event())
-    return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES).run()
+    served(own, catalogue().values())  # likewise: a queue that does not exist
+    with meter_folder.reserved(own.state_dir) as folder:
+        mains: dict[str, Callable[[], int]] = {}
+        if "jobs" in parts:
+            mains |= {place: partial(daemons.jobs, place, folder) for place in (f"jobs-{n}" for n in range(1, own.processes + 1))}
+        # Whatever the parts, because only a process of this daemon can add up what its processes count.
+        mains["singleton"] = partial(daemons.singleton, parts=parts, folder=folder, stop=Event())
+        return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES).run()
 
 
 def _refuse_unready(own: "Settings") -> None:

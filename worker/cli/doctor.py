@@ -41,7 +41,7 @@ def doctor(*, as_json: bool) -> int:
 
 
 def _examined() -> Iterator[Finding]:
-    from worker.cli import checks_host, checks_store
+    from worker.cli import checks_host, checks_store, checks_watch
 
     try:
         own = context.settings()
@@ -51,6 +51,7 @@ def _examined() -> Iterator[Finding]:
     yield ok("settings", _summary(own))
     yield from checks_store.findings(own)
     yield from checks_host.findings(own)
+    yield from checks_watch.findings(own)
 
 
 def _summary(own: "Settings") -> str:

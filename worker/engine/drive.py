@@ -183,8 +183,11 @@ def _record(walk: Walk, decision: Decision, result: Result | None, *, leaving: b
 
 
 def _shown(walk: Walk, wait: Wait) -> dict[str, Any] | None:
-    """The job's error while it waits. An undo must not forget why it undoes: what blocks it is shown around that reason."""
-    if wait.error is None or walk.direction is Direction.FORWARD:
+    """The job's error while it waits. An undo must not forget why it undoes: what blocks it is shown around that reason.
+
+    Nor must a job that was cancelled and could not turn back yet.
+    """
+    if wait.error is None or (walk.direction is Direction.FORWARD and walk.stop is None):
         return dict(wait.error) if wait.error is not None else None
     return {**wait.error, "undoing": walk.error} if wait.after is None else None
 

@@ -18,6 +18,11 @@ from worker.errors import Retryable
 
 log = structlog.get_logger()
 
+#: While more is queued than there is room for, a look waits until this share of the slots is free, or for so many seconds at
+#: most: a claim of eight costs hardly more than a claim of one.
+_SHARE = 4
+_GATHER_S = 0.01
+
 
 class Claims(Protocol):
     """Where jobs are claimed."""
@@ -64,6 +69,7 @@ class Intake:
         self._guard = Lock()
         self._driving: Counter[str] = Counter()  # twice, while a job that is claimed again has not left its last drive yet
         self._claiming = 0
+        self._freed: list[float] = []  # monotonic seconds at which slots became free since the last look
         self._thread = Thread(target=self._look_around, name="intake", daemon=True)
 
     def start(self) -> None:
@@ -80,8 +86,11 @@ class Intake:
         """Look again after this many seconds, because a wait of ours ends then; the next ordinary look may be too late."""
         if seconds < self._poll_s:
             with self._guard:
-                heapq.heappush(self._due, self._clock() + seconds)
-            self._wake.set()
+                at = self._clock() + seconds
+                heapq.heappush(self._due, at)
+                first = self._due[0] == at
+            if first:
+                self._wake.set()
 
     def answer(self, job_id: str) -> bool:
         """Drive this job in the caller's thread, when it is due and free and there is room; False otherwise."""
@@ -118,9 +127,10 @@ class Intake:
 
     def _look_around(self) -> None:
         while not self._closed.is_set():
-            stirred = self._wake.wait(self._pause())
+            pause = self._pause()
+            stirred = self._wake.wait(pause)
             self._wake.clear()
-            if not self._closed.is_set() and (self._asked or not stirred):
+            if not self._closed.is_set() and (self._asked or not stirred or not pause):
                 self._asked = False
                 try:
                     self._take()
@@ -129,14 +139,20 @@ class Intake:
         log.info("drain begun", effect="no job is claimed any more")
 
     def _pause(self) -> float:
+        """Seconds until the next look; 0 when its time has come."""
         with self._guard:
             now = self._clock()
+            look = [now + self._poll_s]
             while self._due and self._due[0] <= now:
-                heapq.heappop(self._due)
-                return 0.0
-            return min(self._poll_s, self._due[0] - now) if self._due else self._poll_s
+                look.append(heapq.heappop(self._due))
+            look += self._due[:1]
+            if self._more and self._freed:
+                look.append(self._freed[0] + _GATHER_S)
+            return max(0.0, min(look) - now)
 
     def _take(self) -> None:
+        with self._guard:
+            self._freed.clear()
         room = 0
         while room < self._slots and self._free.acquire(blocking=False):
             room += 1
@@ -170,6 +186,10 @@ class Intake:
         finally:
             with self._guard:
                 self._driving -= Counter([job.id])
+                self._freed.append(self._clock())
+                freed = len(self._freed)
             self._free.release()
-            if self._more:
+            if self._more and freed * _SHARE >= self._slots:
                 self.wake()
+            elif self._more and freed == 1:
+                self._wake.set()  # to think again about when to look

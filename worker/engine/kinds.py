@@ -1,6 +1,6 @@
 """A kind of job: its machine, the args it takes, the subject it excludes others from, and where it runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,7 +28,9 @@ class Kind:
     subject_prefix: str  #: `workspace:`, `org:` or `keys`
     subject_arg: str  #: the arg whose value follows the prefix
     args: Mapping[str, Arg]
-    queue: str | None  #: None: the queue of the workspace's own host
+    #: None: the queue of the workspace's own host. Any other kind has one of its own, named as itself, so that each can be
+    #: given to processes of its own.
+    queue: str | None
     supersedes: bool = False  #: ends whatever is live on its subject
     widens: Sequence[str] = field(default=())  #: boolean args that a second enqueue may turn on
     skippable: Sequence[str] = field(default=())  #: steps that an operator may skip on the way forward, at the price of a debt
@@ -52,3 +54,8 @@ class Kind:
     def rules(self) -> dict[str, dict[str, Any]]:
         """All args in the shape of `worker.kinds.args`."""
         return {name: arg.rule() for name, arg in self.args.items()}
+
+
+def own_queues(kinds: Iterable[Kind]) -> list[str]:
+    """Queues of kinds that belong to no host, in the catalogue's order."""
+    return list(dict.fromkeys(kind.queue for kind in kinds if kind.queue is not None))

@@ -4,7 +4,7 @@ The lock shows a killed process within milliseconds, the lease a frozen or cut-o
 is made new at each start and never revived: a process that lost it must exit, and its parent starts a fresh one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -43,8 +43,8 @@ class Register(Protocol):
         """Renew, and hear what is wanted of us. Raises Retryable when cut off."""
         ...
 
-    def reap(self) -> int:
-        """Take work back from the dead; how many jobs. Raises Retryable when cut off."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from the dead; how many jobs by what showed it, session or lease. Raises Retryable when cut off."""
         ...
 
     def close(self) -> None:
@@ -53,10 +53,14 @@ class Register(Protocol):
 
 
 class Lease:
-    """Beats in a thread of its own. `on_lost` is called once, from that thread, when the right to work is gone.
+    """Beats in a thread of its own, and is watched by another.
 
-    `driving` answers which jobs this process drives, None while that is about to change. `clock` (monotonic seconds) and
-    `event` are the machine's own, or a simulation's.
+    A beat on a connection that stands still and is not cut never ends. `on_lost` is called once, from one of the two threads,
+    when the right to work is gone.
+
+    `driving` answers which jobs this process drives, None while that is about to change. `stuck` answers what of the process's
+    other work has stood still for too long, which is as good a reason to leave. `clock` (monotonic seconds) and `event` are the
+    machine's own, or a simulation's.
     """
 
     def __init__(
@@ -66,11 +70,13 @@ class Lease:
         on_lost: Callable[[], None],
         on_reaped: Callable[[], None],
         driving: Callable[[], frozenset[str] | None] = lambda: None,
+        stuck: Callable[[], str | None] = lambda: None,
         *,
         clock: Callable[[], float] = monotonic,
         event: Callable[[], Event] = Event,
     ) -> None:
         self._register = register
+        self._stuck = stuck
         self._length_s = length_s
         self._on_lost = on_lost
         self._on_reaped = on_reaped
@@ -85,6 +91,7 @@ class Lease:
         self._draining = event()
         self._guard = Lock()
         self._thread = Thread(target=self._run, name="lease", daemon=True)
+        self._watcher = Thread(target=self._watch, name="lease watch", daemon=True)
 
     @property
     def process_id(self) -> int:
@@ -94,6 +101,7 @@ class Lease:
     def start(self) -> None:
         """Begin to beat."""
         self._thread.start()
+        self._watcher.start()
 
     def valid(self) -> bool:
         """Whether an effect may still be started. While a beat is late nobody knows, so this waits for its answer.
@@ -130,11 +138,21 @@ class Lease:
         while not self._ended.is_set():
             reason = self._beat()
             if reason is not None:
-                if self._end():
-                    log.error("lease lost", process=self.process_id, reason=reason)
-                    self._on_lost()
+                self._lose(reason)
                 return
             self._ended.wait(self._length_s / 6)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._length_s / 12):
+            late = "no beat was answered in time" if self._clock() >= self._sent + self._length_s else None
+            reason = late or self._stuck()
+            if reason is not None:
+                self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        if self._end():
+            log.error("lease lost", process=self.process_id, reason=reason)
+            self._on_lost()
 
     def _beat(self) -> str | None:
         """Renew, and take work back from the dead. None, or why the right to work is gone."""

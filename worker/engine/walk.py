@@ -45,6 +45,8 @@ class Claimed:
     org: str = ""
     past: Sequence[PastStep] = ()
     family: Mapping[int, Children] = field(default_factory=dict)  #: by the position of the step that spread
+    waited: timedelta = timedelta()  #: from the moment when it was due until the claim
+    age: timedelta = timedelta()  #: since it was enqueued, at the claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from worker.errors import Unreachable, WorkerError
 from worker.images.faults import TemplateFault
 
-_SILENCE = (OperationalError, InterfaceError, NoConnection)
 REMEMBERED_S: Final = 600  #: a deterministic failure is answered from memory for this long, seconds
 
 # The holder is dead when its process has no lease, or when no build can last that long. A job that comes back to
@@ -98,14 +99,11 @@ class Builds:
     def claim(self, key: BuildKey, process: int, job_id: str) -> Mine | Theirs | Over:
         """Take the build, or learn who has it. Raises the remembered failure when it is known not to build."""
         values = {"key": key.text, "runtime": key.runtime, "sha": key.sha, "host": key.host, "process": process, "job": job_id}
-        try:
-            with self._engine.begin() as connection:
-                started = connection.scalar(_CLAIM, {**values, "remembered": REMEMBERED_S, "longest": self._longest_s})
-                if started is not None:
-                    return Mine(key.text, process, started)
-                return _standing(connection, key)
-        except _SILENCE as error:
-            raise Unreachable("claim build: the database did not answer", hint="is Postgres running?") from error
+        with _answering("claim build"), self._engine.begin() as connection:
+            started = connection.scalar(_CLAIM, {**values, "remembered": REMEMBERED_S, "longest": self._longest_s})
+            if started is not None:
+                return Mine(key.text, process, started)
+            return _standing(connection, key)
 
     def write_log(self, mine: Mine, log: str) -> None:
         """Replace the log of a build in progress."""
@@ -127,12 +125,21 @@ class Builds:
             "reference": None if failure else outcome,
             "error": json.dumps(_as_json(failure)) if failure else None,
         }
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(_FINISH, values)
-                connection.execute(_WAKE, {"key": mine.key})
-        except _SILENCE as error:
-            raise Unreachable("finish build: the database did not answer", hint="is Postgres running?") from error
+        with _answering("finish build"), self._engine.begin() as connection:
+            connection.execute(_FINISH, values)
+            connection.execute(_WAKE, {"key": mine.key})
+
+
+@contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """A database that does not answer is Unreachable; one that refuses stays what it is."""
+    try:
+        yield
+    except (DatabaseError, InterfaceError, NoConnection) as error:
+        # The bare class is what the driver raises for a statement whose connection is cut while it runs; its other children refuse.
+        if isinstance(error, DatabaseError) and type(error) not in {DatabaseError, OperationalError}:
+            raise
+        raise Unreachable(f"{what}: the database did not answer", hint="is Postgres running?") from error
 
 
 def _standing(connection: Connection, key: BuildKey) -> Theirs | Over:

@@ -13,15 +13,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import structlog
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.client import Pipeline
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from worker.domain import Secret
 from worker.errors import Misconfigured
 from worker.store.events import Event
+from worker.store.lean_redis import NoBackoff, Pipeline, Redis, RedisError, Retry
 
 ONLINE_SECONDS: Final = 180
 URL_SECONDS: Final = 300

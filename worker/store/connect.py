@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from typing import Final
 
 import psycopg2
+from psycopg2 import errors
+from psycopg2.extensions import TransactionRollbackError
 from psycopg2.extensions import connection as RawConnection  # noqa: N812  because it is a class
-from sqlalchemy import Engine, create_engine
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from worker.domain import Secret
@@ -58,15 +60,28 @@ def reached() -> Iterator[None]:
         raise Unreachable(f"open database: {reason}", hint=hint) from error
 
 
+#: The server itself answered that this statement was not to be, now or in this way: it is rolled back, and the session lives.
+_ANSWERED: Final = (errors.QueryCanceled, errors.LockNotAvailable, TransactionRollbackError)
+
+
 def lost(error: BaseException) -> bool:
     """Whether the database went away rather than refused, for an error of the driver or of SQLAlchemy.
 
     A statement whose connection is cut while it runs has no SQLSTATE, and psycopg2 raises its bare DatabaseError for it.
+    A server that may only be read has gone away, too: it is a standby now, and our address leads elsewhere or soon will.
     """
     cause = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if isinstance(cause, _ANSWERED):
+        return False
+    if isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError | errors.ReadOnlySqlTransaction):
         return True
     return type(cause) is psycopg2.DatabaseError and cause.pgcode is None
+
+
+def answered(error: BaseException) -> bool:
+    """Whether the server rolled the statement back by its own decision (a timeout, a lock, a deadlock), which may pass."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, _ANSWERED)
 
 
 _FORM = "postgresql://USER:PASSWORD@HOST:5432/NAME"  # pragma: allowlist secret
@@ -85,7 +100,7 @@ def parse(url: Secret) -> URL:
 
 def open_engine(url: Secret, *, name: str, size: int = 4) -> Engine:
     """A pool that grows by need, checks what it hands out, and shows no parameter in any error."""
-    return create_engine(
+    engine = create_engine(
         parse(url),
         pool_size=size,
         max_overflow=size,
@@ -94,6 +109,14 @@ def open_engine(url: Secret, *, name: str, size: int = 4) -> Engine:
         hide_parameters=True,
         connect_args={**_DEFAULTS, "application_name": f"molecule-worker {name}"[:63]},
     )
+    event.listen(engine, "handle_error", _drop_session)
+    return engine
+
+
+def _drop_session(context: ExceptionContext) -> None:
+    """A setting of the database or the role is a session's for life, so one that suffers from it must not go back to the pool."""
+    if isinstance(context.original_exception, errors.QueryCanceled | errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 def open_raw(url: Secret, *, name: str) -> RawConnection:

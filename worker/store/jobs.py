@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psycopg2
@@ -45,11 +46,11 @@ class Locked(Exception):
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """A database that does not answer, or ended the session, is Unreachable; a wrong statement stays what it is."""
+    """A database that does not answer, or has no time, is Unreachable; a wrong statement stays what it is."""
     try:
         yield
     except psycopg2.Error as error:
-        if not connect.lost(error):
+        if not connect.lost(error) and not connect.answered(error):
             raise
         raise Unreachable(f"{what}: the database did not answer") from error
 
@@ -83,11 +84,14 @@ class Register:
             alive, stop, draining, running = _one(cursor)
         return Beat(alive, frozenset(stop), draining, frozenset(running))
 
-    def reap(self) -> int:
-        """Take work back from dead processes. Answers how many jobs."""
+    def reap(self) -> Mapping[str, int]:
+        """Take work back from dead processes. Answers how many jobs by what showed it: session (killed) or lease (silent)."""
         with _translated("reap"), self._connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM worker.reap(%s, %s)", (NAMESPACE, MAX_CRASHES))
-            return int(_one(cursor)[0])
+            cursor.execute(
+                "SELECT CASE WHEN by_lease THEN 'lease' ELSE 'session' END, count(*) FROM worker.reap(%s, %s) GROUP BY 1",
+                (NAMESPACE, MAX_CRASHES),
+            )
+            return dict(cursor.fetchall())
 
     def close(self) -> None:
         """End the lease now; closing the session frees the lock."""
@@ -105,20 +109,27 @@ class Claims:
         self._process_id = process_id
         self._guard = Lock()
         self._connection: RawConnection | None = None
+        self._asked: float | None = None  #: monotonic seconds; while a claim is on its way
         self._after = ""  # the organisation that was served last: the next claim begins behind it
+
+    def overdue(self, answer_s: float) -> bool:
+        """Whether a claim has been on its way for longer than that: its connection stands still, and nobody will say so."""
+        asked = self._asked
+        return asked is not None and monotonic() > asked + answer_s
 
     def claim(self, queues: Sequence[str], most: int, ids: Sequence[str] | None = None) -> list[Claimed]:
         """Up to `most` due jobs, or those of `ids` that are due.
 
         Raises Unreachable, and JournalLost when the connection broke: the jobs may be ours then, and nobody would know which.
         """
-        with self._guard, _translated("claim jobs"):
+        with self._guard, _translated("claim jobs"), self._on_its_way():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
                     cursor.execute(
                         "SELECT id::text, kind, subject, args, steps, only_forward, direction, position_, attempt, fence, stop, "
-                        "error, requested_by, traceparent, past, org, family FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
+                        "error, requested_by, traceparent, past, org, family, waited_ms, age_ms "
+                        "FROM worker.claim(%s, %s, %s, %s::uuid[], %s)",
                         (self._process_id, list(queues), most, list(ids) if ids is not None else None, self._after),
                     )
                     claimed = [_claimed(row) for row in cursor.fetchall()]
@@ -138,6 +149,14 @@ class Claims:
             if self._connection is not None:
                 self._connection.close()
 
+    @contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        self._asked = monotonic()
+        try:
+            yield
+        finally:
+            self._asked = None
+
     def _open(self) -> RawConnection:
         if self._connection is None or self._connection.closed:
             self._connection = connect.open_raw(self._url, name=f"claims {self._name}")
@@ -148,7 +167,7 @@ class Claims:
 
 def _claimed(row: Sequence[Any]) -> Claimed:
     ident, kind, subject, args, steps, only_forward, direction, position, attempt, fence, stop, error, requested_by = row[:13]
-    traceparent, past, org, family = row[13:]
+    traceparent, past, org, family, waited_ms, age_ms = row[13:]
     return Claimed(
         id=ident,
         kind=kind,
@@ -172,6 +191,8 @@ def _claimed(row: Sequence[Any]) -> Claimed:
             )
             for p in past or ()
         ],
+        waited=timedelta(milliseconds=waited_ms),
+        age=timedelta(milliseconds=age_ms),
     )
 
 
@@ -195,13 +216,16 @@ class Applier:
         except LockNotAvailable as error:
             raise Locked from error
         except (psycopg2.Error, Unreachable) as error:
-            if not isinstance(error, Unreachable) and not connect.lost(error):
+            if not isinstance(error, Unreachable) and not connect.lost(error) and not connect.answered(error):
                 raise
+            self.close()
             self._connection = None
         try:
             with _translated("apply decisions"):
                 return self._send(records)
         except Unreachable as error:
+            if isinstance(error.__cause__, LockNotAvailable):
+                raise Locked from error
             raise JournalLost("apply decisions: the database did not answer") from error
 
     def close(self) -> None:
@@ -256,8 +280,10 @@ class Transactions:
         except Exception as error:
             if connect.lost(error):
                 raise
-            # Rolled back for certain, so a bug costs an attempt and not the process.
+            # Rolled back for certain, so a bug costs an attempt and not the process; so does a lock that was not to be had in time.
             _say_broken(record, error)
+            if connect.answered(error):
+                raise Retryable(f"run {record['name']}: the database had no time for it", code="database_busy") from error
             raise Retryable(
                 f"run {record['name']}: internal error", hint="the worker's log has the cause", code="internal"
             ) from error
@@ -280,7 +306,7 @@ class Transactions:
                 ).one_or_none()
             return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
         except DBAPIError as error:
-            if not connect.lost(error):
+            if not connect.lost(error) and not connect.answered(error):
                 raise
             raise JournalLost("apply decision: the database did not answer") from error
 

@@ -25,6 +25,7 @@ def migrate(engine: Engine) -> None:
         connection.execute(text("CREATE SCHEMA IF NOT EXISTS worker"))
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        connection.execute(text("SELECT worker.grant_rights()"))
 
 
 def refuse_other(connection: Connection) -> str:

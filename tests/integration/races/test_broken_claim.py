@@ -47,7 +47,8 @@ def test_a_process_whose_claim_broke_after_the_commit_leaves(database: Database,
     remember(database, KIND)
     left = Event()
     with process(database, stage, KIND, left=left) as runtime:
-        claims: Any = runtime._intake._claims
+        metered: Any = runtime._intake._claims
+        claims = metered._own
         until(lambda: claims._connection is not None)
         with claims._guard:
             claims._connection = CutAfterCommit(claims._connection)

@@ -2,6 +2,8 @@ import os
 from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from config import celery as knobs
 from config import settings as environment
 from worker import app as module
@@ -11,7 +13,8 @@ def test_a_worker_started_by_celery_itself_has_a_pool_of_threads() -> None:
     assert knobs.conf(environment.load({}))["worker_pool"] == "threads"
 
 
-def test_a_bell_in_a_forked_child_leaves_the_parents_runtime_alone(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("home", [os.getpid(), os.getppid()], ids=["its own process", "a fork of it"])
+def test_a_bell_in_a_forked_child_leaves_the_parents_runtime_alone(home: int) -> None:
     answered: list[str] = []
 
     class Recorder:
@@ -21,10 +24,10 @@ def test_a_bell_in_a_forked_child_leaves_the_parents_runtime_alone(monkeypatch: 
 
     class Task:
         name = "workspace.delete"
+        app: Any = module.WorkerApp("forked", set_as_current=False)
 
     module.app.loader.import_default_modules()
-    monkeypatch.setattr(module.app, "runtime", Recorder())
-    monkeypatch.setattr(module.app, "home", os.getppid(), raising=False)
-    module._ring(Task(), job=str(uuid4()))
+    Task.app.kinds, Task.app.runtime, Task.app.home = module.app.kinds, Recorder(), home
+    module._ring(Task(), job=str(job := uuid4()))
 
-    assert answered == []
+    assert answered == ([str(job)] if home == os.getpid() else [])

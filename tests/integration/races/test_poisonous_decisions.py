@@ -8,12 +8,10 @@ import pytest
 
 from tests.conftest import Database
 from tests.integration.races.conftest import ends
+from tests.proxy import JOURNAL, between
 from tests.toys import Stage, ask, process, remember, toy_kind
-from worker.domain import Secret
 from worker.engine.machine import Done
-from worker.errors import Unreachable
 from worker.runtime import Runtime
-from worker.store import connect
 from worker.store.journal import Journal
 
 KIND = toy_kind()
@@ -71,15 +69,9 @@ def test_rows_that_find_no_free_connection_cost_an_attempt_and_not_the_process(d
         ends(database, job, "succeeded", within=5)
 
 
-def test_the_journal_outlives_a_connection_that_could_not_be_opened(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, tries = connect.open_raw, iter([True])
-
-    def once_away(url: Secret, *, name: str) -> Any:
-        if next(tries, False):
-            raise Unreachable("open database: no answer")
-        return real(url, name=name)
-
-    monkeypatch.setattr(connect, "open_raw", once_away)
-    journal = Journal(database.url, database.engine, name="test", answer_s=3)
-    assert journal.apply({"job": str(uuid4()), "fence": 1, "name": "s1"}) is None
-    journal.close()
+def test_the_journal_outlives_a_connection_that_could_not_be_opened(database: Database) -> None:
+    with between(database) as (proxy, url):
+        proxy.refuse(JOURNAL, times=1)
+        journal = Journal(url, database.engine, name="test", answer_s=3)
+        assert journal.apply({"job": str(uuid4()), "fence": 1, "name": "s1"}) is None
+        journal.close()

@@ -1,6 +1,5 @@
 from typing import Any
 
-import pytest
 from sqlalchemy import create_engine
 
 from tests.conftest import Database
@@ -18,13 +17,10 @@ class Host:
         return "28"
 
 
-def test_a_host_that_comes_back_is_served_also_when_that_could_not_be_recorded(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(assembly, "_PULSE_S", 0.05)
+def test_a_host_that_comes_back_is_served_also_when_that_could_not_be_recorded(database: Database) -> None:
     engine = create_engine(database.engine.url, pool_size=1, max_overflow=0, pool_timeout=0.1)
     host: Any = Host()
-    pulse = assembly.Pulse(host, lambda queues: assembly._serve(engine, 1, queues))
+    pulse = assembly.Pulse(host, lambda queue, there: assembly._serve(engine, 1, queue, there=there), every_s=0.05)
     with engine.connect():
         host.up = True
         until(lambda: pulse.beating, within=3)

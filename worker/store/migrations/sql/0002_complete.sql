@@ -4,8 +4,10 @@ CREATE TABLE worker.definitions (
     id    int PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kind  text NOT NULL,
     steps text[] NOT NULL,
+    first boolean NOT NULL DEFAULT false,
     UNIQUE (kind, steps)
 );
+COMMENT ON COLUMN worker.definitions.first IS 'Of a release whose processes do not say yet what they are able to do.';
 COMMENT ON TABLE worker.definitions IS 'Each list of steps that a kind ever had: a process says by number which it is able to do.';
 
 ALTER TABLE worker.kinds
@@ -16,7 +18,7 @@ COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on 
 ALTER TABLE worker.processes
     ADD COLUMN host text NOT NULL DEFAULT '',
     ADD COLUMN able int[];
-COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered everything.';
+COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered the first ones.';
 
 ALTER TABLE worker.jobs
     ADD COLUMN due boolean NOT NULL DEFAULT true,
@@ -29,7 +31,7 @@ COMMENT ON COLUMN worker.jobs.due IS 'Its run_at has come: claims look at these 
 COMMENT ON COLUMN worker.jobs.paused IS 'Found by a claim while a pause held: out of the ready index until that pause is over.';
 COMMENT ON COLUMN worker.jobs.units_done IS 'Of units_total: what the current step says of its own progress.';
 
-INSERT INTO worker.definitions (kind, steps) SELECT kind, steps FROM worker.kinds UNION SELECT kind, steps FROM worker.jobs;
+INSERT INTO worker.definitions (kind, steps, first) SELECT kind, steps, true FROM worker.kinds UNION SELECT kind, steps, true FROM worker.jobs;
 UPDATE worker.kinds k SET definition = d.id FROM worker.definitions d WHERE d.kind = k.kind AND d.steps = k.steps;
 UPDATE worker.jobs j SET definition = d.id FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps;
 UPDATE worker.jobs j SET supersedes = true FROM worker.kinds k WHERE k.kind = j.kind AND k.supersedes;
@@ -49,8 +51,10 @@ DROP INDEX worker.jobs_ready;
 CREATE INDEX jobs_ready ON worker.jobs (queue, org, priority, seq) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
 CREATE INDEX jobs_later ON worker.jobs (run_at) WHERE state IN ('queued', 'waiting') AND NOT due;
 CREATE INDEX jobs_bell ON worker.jobs (rung_at) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
-CREATE INDEX jobs_paused ON worker.jobs (kind) WHERE paused;
+CREATE INDEX jobs_paused ON worker.jobs (kind, org) WHERE paused;
+CREATE INDEX jobs_unknown ON worker.jobs (definition) WHERE state = 'blocked' AND error ->> 'code' = 'unknown_step';
 CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
+CREATE INDEX jobs_blocked ON worker.jobs (kind, subject) WHERE state = 'blocked';
 
 CREATE TABLE worker.aliases (
     kind            text NOT NULL,

@@ -6,18 +6,37 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_notify('worker_jobs', json_build_object('id', p_job, 'state', p_state)::text)
 $$;
 
+-- The position at which a job goes on: `jobs.position` says where it was claimed last, and what was passed since is in its steps.
+CREATE OR REPLACE FUNCTION worker.stands_at(p_job worker.jobs) RETURNS int
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_ahead int := CASE p_job.direction WHEN 'forward' THEN 1 ELSE -1 END;
+    v_at int := p_job.position;
+BEGIN
+    WHILE v_at + v_ahead BETWEEN 0 AND cardinality(p_job.steps) - 1 AND EXISTS (
+        SELECT FROM worker.steps s WHERE s.job_id = p_job.id AND s.direction = p_job.direction AND s.position = v_at
+            AND s.status IN ('done', 'skipped'))
+    LOOP
+        v_at := v_at + v_ahead;
+    END LOOP;
+    RETURN v_at;
+END $$;
+
 -- What follows from a rest: subjects are free, parents can see how their children ended, children that were never started are
 -- dropped. The next job of a subject and the parent are called by the next claim (worker.call), because their rows may be locked
 -- by somebody who waits for one of ours.
 CREATE OR REPLACE FUNCTION worker.rested(p_jobs uuid[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
+    -- Arrays instead of joins: index probes, however small a table was when the plan was made.
     WITH mine AS MATERIALIZED (
-        SELECT s.key FROM worker.subjects s JOIN worker.jobs j ON j.subject = s.key AND j.id = s.job_id
-        WHERE j.id = ANY (p_jobs) ORDER BY s.key FOR UPDATE OF s
+        SELECT s.key FROM worker.subjects s
+        WHERE s.key = ANY (ARRAY(SELECT j.subject FROM worker.jobs j WHERE j.id = ANY (p_jobs))) AND s.job_id = ANY (p_jobs)
+        ORDER BY s.key FOR UPDATE
     )
-    UPDATE worker.subjects s SET job_id = NULL FROM mine WHERE s.key = mine.key;
-    UPDATE worker.children c SET state = j.state, told = false FROM worker.jobs j WHERE j.id = ANY (p_jobs) AND c.job_id = j.id;
+    UPDATE worker.subjects s SET job_id = NULL WHERE s.key = ANY (ARRAY(SELECT m.key FROM mine m));
+    UPDATE worker.children c SET state = (SELECT j.state FROM worker.jobs j WHERE j.id = c.job_id), told = false
+        WHERE c.job_id = ANY (p_jobs);
     UPDATE worker.children c SET state = 'cancelled', told = true
         WHERE c.parent = ANY (p_jobs) AND c.state IS NULL AND c.job_id IS NULL;
     PERFORM worker.announce(j.id, j.state) FROM worker.jobs j WHERE j.id = ANY (p_jobs);
@@ -52,7 +71,7 @@ BEGIN
         IF v.state = 'running' THEN
             UPDATE worker.jobs SET superseded_by = p_job WHERE id = v.id;
         ELSE
-            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[v.position + 1]), p_job);
+            PERFORM worker.end_unclaimed(v.id, 'cancelled', worker.superseded_error(p_kind, v.steps[worker.stands_at(v) + 1]), p_job);
         END IF;
     END LOOP;
 END $$;

@@ -82,6 +82,8 @@ BEGIN
             IF enqueue.idempotency_key IS NOT NULL THEN
                 INSERT INTO worker.aliases (kind, idempotency_key, job_id, args)
                 VALUES (v_kind.kind, enqueue.idempotency_key, v_old.id, v_args) ON CONFLICT DO NOTHING;
+                -- Somebody used the key between our look and now: look again at what it means.
+                CONTINUE WHEN NOT FOUND;
             END IF;
             RETURN QUERY SELECT v_old.id, false;
             RETURN;

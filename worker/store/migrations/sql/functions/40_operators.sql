@@ -17,7 +17,7 @@ BEGIN
     INSERT INTO worker.job_events (job_id, what, actor, detail)
         VALUES (v.id, 'cancel_requested', cancel.requested_by, jsonb_build_object('reason', left(cancel.reason, 500)));
     v_error := jsonb_build_object('code', 'cancelled', 'message', 'cancelled: ' || left(coalesce(cancel.reason, ''), 500),
-        'hint', '', 'blame', 'operator', 'step', v.steps[v.position + 1]);
+        'hint', '', 'blame', 'operator', 'step', v.steps[worker.stands_at(v) + 1]);
     IF v.started_at IS NULL THEN
         PERFORM worker.end_unclaimed(v.id, 'cancelled', v_error, NULL);
     ELSE
@@ -92,14 +92,16 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v worker.jobs;
+    v_at int;
 BEGIN
     SELECT * INTO v FROM worker.jobs j WHERE j.id = skip.job_id FOR UPDATE;
     IF NOT FOUND OR v.state NOT IN ('blocked', 'waiting') THEN
         RAISE EXCEPTION 'skip step of job %: %', skip.job_id, coalesce('it is ' || v.state, 'no such job') USING ERRCODE = 'MW005',
             HINT = 'a step is skipped while its job is blocked or waits';
     END IF;
-    IF v.steps[v.position + 1] IS DISTINCT FROM skip.step THEN
-        RAISE EXCEPTION 'skip step of job %: it is at %, not at %', v.id, v.steps[v.position + 1], to_json(left(skip.step, 60))
+    v_at := worker.stands_at(v);
+    IF v.steps[v_at + 1] IS DISTINCT FROM skip.step THEN
+        RAISE EXCEPTION 'skip step of job %: it is at %, not at %', v.id, v.steps[v_at + 1], to_json(left(skip.step, 60))
             USING ERRCODE = 'MW005', HINT = 'only the step at which a job stands can be skipped';
     END IF;
     IF length(trim(coalesce(skip.reason, ''))) NOT BETWEEN 1 AND 500 THEN
@@ -111,9 +113,13 @@ BEGIN
                 FROM worker.kinds k WHERE k.kind = v.kind), 'none') || '; an undo may always be';
     END IF;
     INSERT INTO worker.steps AS s (job_id, direction, position, name, status, attempt, fence, facts, error, started_at, finished_at)
-    VALUES (v.id, v.direction, v.position, skip.step, 'skipped', v.attempt, coalesce(v.fence, 0), '{}', v.error,
+    VALUES (v.id, v.direction, v_at, skip.step, 'skipped', v.attempt, coalesce(v.fence, 0), '{}', v.error,
             clock_timestamp(), clock_timestamp())
-    ON CONFLICT ON CONSTRAINT steps_pkey DO UPDATE SET status = 'skipped', finished_at = excluded.finished_at, error = excluded.error;
+    ON CONFLICT ON CONSTRAINT steps_pkey DO UPDATE SET status = 'skipped', finished_at = excluded.finished_at, error = excluded.error
+        WHERE s.status NOT IN ('done', 'skipped');
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'skip step of job %: % is passed already', v.id, skip.step USING ERRCODE = 'MW005';
+    END IF;
     INSERT INTO worker.debts (job_id, subject, direction, step, reason, requested_by)
     VALUES (v.id, v.subject, v.direction, skip.step, skip.reason, skip.requested_by);
     INSERT INTO worker.job_events (job_id, what, actor, detail)
@@ -149,14 +155,18 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_freed uuid[];
 BEGIN
+    -- One at a time: two that each still saw the other's pause would leave what both of them held.
+    LOCK TABLE worker.pauses IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM worker.pauses p WHERE p.scope = resume.scope AND p.what = resume.what;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     WITH freed AS (
-        UPDATE worker.jobs j SET paused = false, rung_at = NULL WHERE j.paused AND NOT EXISTS (
-            SELECT FROM worker.pauses p WHERE p.scope = 'all' OR (p.scope = 'kind' AND p.what = j.kind) OR (p.scope = 'org' AND p.what = j.org))
-        RETURNING j.id
+        UPDATE worker.jobs j SET paused = false, rung_at = NULL FROM (
+            SELECT l.id FROM worker.jobs l WHERE l.paused AND NOT EXISTS (SELECT FROM worker.pauses p
+                WHERE p.scope = 'all' OR (p.scope = 'kind' AND p.what = l.kind) OR (p.scope = 'org' AND p.what = l.org))
+            ORDER BY l.subject COLLATE "C", l.id FOR NO KEY UPDATE) AS held
+        WHERE j.id = held.id RETURNING j.id
     )
     SELECT coalesce(array_agg(f.id), '{}') INTO v_freed FROM freed f;
     IF cardinality(v_freed) > 0 THEN

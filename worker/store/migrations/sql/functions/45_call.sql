@@ -1,7 +1,8 @@
 -- Who may be claimed now that could not be a moment ago. Level-triggered: it looks at what is true and not at what was announced,
 -- so nothing can be missed; and it only takes what nobody holds, so that it never waits.
 CREATE OR REPLACE FUNCTION worker.call() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_now timestamptz := clock_timestamp(); -- a variable, because an index cannot be searched for a volatile function's result
     v record;
@@ -60,7 +61,11 @@ BEGIN
     IF v_state IS NULL AND EXISTS (SELECT FROM worker.jobs j WHERE j.id = p_parent) THEN
         RETURN; -- somebody holds its row: the next look tells it
     END IF;
-    UPDATE worker.children c SET told = true WHERE c.parent = p_parent AND c.state IS NOT NULL AND NOT c.told;
+    -- A row that is locked belongs to a child that somebody retries: it is told once that one ends.
+    UPDATE worker.children c SET told = true FROM (
+        SELECT u.position, u.number FROM worker.children u WHERE u.parent = p_parent AND u.state IS NOT NULL AND NOT u.told
+        FOR NO KEY UPDATE SKIP LOCKED) AS t
+    WHERE c.parent = p_parent AND c.position = t.position AND c.number = t.number;
     IF v_state IN ('waiting', 'running') AND (
         EXISTS (SELECT FROM worker.children c WHERE c.parent = p_parent AND c.state IS NULL AND c.job_id IS NULL)
         OR NOT EXISTS (SELECT FROM worker.children c WHERE c.parent = p_parent AND c.state IS NULL))
@@ -73,8 +78,10 @@ BEGIN
 END $$;
 
 -- Starts as many children as may live at once. The caller writes the parent's decision in the same transaction.
+-- A child whose subject somebody holds in an open transaction is left to the next look, because that one may be waiting for the
+-- parent, whose row is ours: 50 ms are far below any deadlock_timeout.
 CREATE OR REPLACE FUNCTION worker.start_children(p_parent uuid, p_position int) RETURNS int
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
     v record;
     v_parent worker.jobs;
@@ -91,18 +98,32 @@ BEGIN
         ORDER BY c.number LIMIT (SELECT greatest(m.most - v_live, 0) FROM worker.children m
                                  WHERE m.parent = p_parent AND m.position = p_position LIMIT 1)
     LOOP
-        -- Without a key, because this row is what remembers it; a parent that is retried from its first step spreads anew.
-        SELECT e.job_id INTO v_job FROM worker.enqueue(v.kind, v.args, priority => v_parent.priority::int,
-            requested_by => v_parent.requested_by, traceparent => v_parent.traceparent) AS e;
-        UPDATE worker.children c SET job_id = v_job WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
+        -- Once, because the row says so; and without an idempotency key, which would answer a retried parent with the children of
+        -- its last attempt. A job that is live already is joined, and its row is locked: it cannot end unseen.
+        BEGIN
+            SELECT e.job_id INTO v_job FROM worker.enqueue(v.kind, v.args, priority => v_parent.priority::int,
+                requested_by => v_parent.requested_by, traceparent => v_parent.traceparent) AS e;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM worker.look_soon(p_parent);
+            EXIT; -- one wait is enough for whoever waits behind us
+        END;
+        UPDATE worker.children c SET job_id = v_job
+        WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
         v_started := v_started + 1;
     END LOOP;
     RETURN v_started;
 END $$;
 
--- The parent undoes: what was not started is not, what lives is cancelled where that is possible.
+-- The caller holds the row of a parent that could not do all that it wanted.
+CREATE OR REPLACE FUNCTION worker.look_soon(p_parent uuid) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    UPDATE worker.jobs SET run_at = least(run_at, clock_timestamp() + interval '1 second') WHERE id = p_parent AND state = 'waiting'
+$$;
+
+-- The parent undoes: what was not started is not, what lives is cancelled where that is possible. What somebody holds is
+-- cancelled at the next look, see above.
 CREATE OR REPLACE FUNCTION worker.drop_children(p_parent uuid, p_position int) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
     v uuid;
 BEGIN
@@ -116,8 +137,12 @@ BEGIN
     LOOP
         BEGIN
             PERFORM worker.cancel(v, 'its parent is undone', 'job ' || p_parent);
-        EXCEPTION WHEN SQLSTATE 'MW003' THEN
-            NULL; -- it began meanwhile and only goes forward: the undo waits for its end
+        EXCEPTION
+            WHEN SQLSTATE 'MW003' THEN
+                NULL; -- it began meanwhile and only goes forward: the undo waits for its end
+            WHEN lock_not_available THEN
+                PERFORM worker.look_soon(p_parent);
+                EXIT;
         END;
     END LOOP;
 END $$;

@@ -1,9 +1,12 @@
--- How a process takes jobs.
+-- How a process takes jobs. The plans are held to index probes, because a plan that was made while a table was small is kept for
+-- as long as a connection lives, and would look through all of it later. Settings alone do not hold them: a join or a hashed
+-- NOT EXISTS reads a whole index just as well. An array, a LATERAL with a row lock and a scalar subquery leave no choice.
 
 -- The heads of the ready jobs, in fair turns: organisations one after the other from the one that was served last, by priority
 -- within each. One index probe for each turn, so neither an organisation's backlog nor the number of organisations is looked through.
 CREATE OR REPLACE FUNCTION worker.in_turn(p_process int, p_queues text[], p_n int, p_after text, p_able int[]) RETURNS uuid[]
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     RETURN (WITH turns AS MATERIALIZED (
         SELECT q.queue, o.org, row_number() OVER (ORDER BY o.lap, o.org, q.queue) AS turn, count(*) OVER () AS n
@@ -44,11 +47,14 @@ BEGIN
 END $$;
 
 -- A job that this process cannot do is left to those who can. Where nobody can, it is taken: to be blocked with the reason.
+-- A process that never said is of the release that knew the first definitions.
 CREATE OR REPLACE FUNCTION worker.is_able(p_process int, p_able int[], p_definition int) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT p_able IS NULL OR p_definition IS NULL OR p_definition = ANY (p_able) OR NOT EXISTS (
-        SELECT FROM worker.processes p WHERE p.id <> p_process AND p.lease_until > clock_timestamp()
-            AND (p.able IS NULL OR p_definition = ANY (p.able)))
+    SELECT p_definition IS NULL OR p_definition = ANY (p_able)
+        OR (p_able IS NULL AND EXISTS (SELECT FROM worker.definitions d WHERE d.id = p_definition AND d.first))
+        OR NOT EXISTS (
+            SELECT FROM worker.processes p JOIN worker.definitions d ON d.id = p_definition
+            WHERE p.id <> p_process AND p.lease_until > clock_timestamp() AND coalesce(p_definition = ANY (p.able), d.first))
 $$;
 
 -- Those of `p_found` whose pause holds leave the ready index; the others are answered.
@@ -74,7 +80,8 @@ END $$;
 -- Takes the subjects of at most `p_most` of the jobs `p_found`, whose rows the caller has locked. Out: what was taken, and whether anything became of the others
 -- (parked, or the way is made free), so that another look finds other jobs.
 CREATE OR REPLACE FUNCTION worker.take(p_process int, p_found uuid[], p_most int, OUT taken uuid[], OUT moved boolean)
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     v_held text[];
@@ -90,24 +97,29 @@ BEGIN
                 AND o.due AND (o.priority, o.seq) < (j.priority, j.seq)))
         ORDER BY j.subject, (j.state = 'waiting') DESC, j.priority, j.seq
     ), there AS MATERIALIZED (
-        SELECT s.key, s.job_id, h.id FROM worker.subjects s JOIN head h ON h.subject = s.key
-        ORDER BY s.key FOR NO KEY UPDATE OF s SKIP LOCKED
+        SELECT s.key, s.job_id, h.id FROM head h, LATERAL (
+            SELECT k.key, k.job_id FROM worker.subjects k WHERE k.key = h.subject FOR NO KEY UPDATE SKIP LOCKED) AS s
     ), free AS MATERIALIZED (
         SELECT h.subject, h.id, t.key IS NULL AS new FROM head h LEFT JOIN there t ON t.key = h.subject
         WHERE CASE WHEN t.key IS NOT NULL THEN t.job_id IS NULL OR t.job_id = t.id
-                   ELSE NOT EXISTS (SELECT FROM worker.subjects k WHERE k.key = h.subject) END
+                   -- Its first claim ever, which another may be making: a unique index would have us wait for that one.
+                   ELSE (SELECT k.fence FROM worker.subjects k WHERE k.key = h.subject LIMIT 1) IS NULL
+                       AND pg_try_advisory_xact_lock(x'6D7702'::int, hashtext(h.subject)) END
         ORDER BY array_position(p_found, h.id) LIMIT p_most
     ), new AS (
         INSERT INTO worker.subjects AS s (key, fence, job_id) SELECT f.subject, 1, f.id FROM free f WHERE f.new ORDER BY f.subject
         ON CONFLICT (key) DO NOTHING RETURNING s.key, s.fence, s.job_id
     ), old AS (
-        UPDATE worker.subjects s SET fence = s.fence + 1, job_id = f.id FROM free f
-        WHERE s.key = f.subject AND NOT f.new RETURNING s.key, s.fence, s.job_id
+        UPDATE worker.subjects s SET fence = s.fence + 1, job_id = (SELECT f.id FROM free f WHERE f.subject = s.key)
+        WHERE s.key = ANY (ARRAY(SELECT f.subject FROM free f WHERE NOT f.new)) RETURNING s.key, s.fence, s.job_id
+    ), own AS MATERIALIZED (
+        SELECT * FROM new UNION ALL SELECT * FROM old
     ), won AS (
-        UPDATE worker.jobs j SET state = 'running', process_id = p_process, fence = own.fence, claims = j.claims + 1, woken = false,
+        UPDATE worker.jobs j SET state = 'running', process_id = p_process,
+               fence = (SELECT o.fence FROM own o WHERE o.job_id = j.id), claims = j.claims + 1, woken = false,
                due = true, waiting_for = NULL, started_at = coalesce(j.started_at, clock_timestamp()),
                error = CASE WHEN j.direction = 'back' OR j.cancel_requested_at IS NOT NULL THEN j.error END
-        FROM (SELECT * FROM new UNION ALL SELECT * FROM old) AS own WHERE j.id = own.job_id RETURNING j.id
+        WHERE j.id = ANY (ARRAY(SELECT o.job_id FROM own o)) RETURNING j.id
     )
     SELECT (SELECT coalesce(array_agg(w.id ORDER BY array_position(p_found, w.id)), '{}') FROM won w),
            (SELECT coalesce(array_agg(t.key), '{}') FROM there t WHERE t.job_id IS NOT NULL AND t.job_id <> t.id)
@@ -150,7 +162,7 @@ END $$;
 CREATE OR REPLACE FUNCTION worker.claim(p_process int, p_queues text[], p_n int, p_ids uuid[] DEFAULT NULL, p_after text DEFAULT '')
 RETURNS TABLE (id uuid, kind text, subject text, args jsonb, steps text[], only_forward boolean, direction text, position_ int,
                attempt int, fence bigint, claims int, stop text, error jsonb, requested_by text, traceparent text, past jsonb,
-               org text, family jsonb)
+               org text, family jsonb, waited_ms float8, age_ms float8)
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -161,6 +173,10 @@ DECLARE
     v record;
 BEGIN
     SELECT * INTO v_process FROM worker.processes p WHERE p.id = p_process;
+    -- Whose lease is over takes nothing: it could not begin it, and each job that it took would count as a crash.
+    IF (v_process.lease_until > clock_timestamp()) IS NOT TRUE THEN
+        RETURN;
+    END IF;
     v_paused := EXISTS (SELECT FROM worker.pauses p WHERE p.scope <> 'host');
     IF EXISTS (SELECT FROM worker.pauses p WHERE p.scope = 'host' AND p.what = v_process.host) THEN
         RETURN;
@@ -203,7 +219,8 @@ BEGIN
                           'facts', s.facts, 'ago_ms', extract(epoch FROM clock_timestamp() - s.started_at) * 1000) ORDER BY s.direction, s.position)
                    FROM worker.steps s WHERE s.job_id = j.id) END,
                j.org,
-               CASE WHEN j.claims > 1 THEN worker.family(j.id) END
+               CASE WHEN j.claims > 1 THEN worker.family(j.id) END,
+               extract(epoch FROM clock_timestamp() - j.run_at)::float8 * 1000, extract(epoch FROM clock_timestamp() - j.created_at)::float8 * 1000
         FROM unnest(v_taken) WITH ORDINALITY AS t(id, n) JOIN worker.jobs j ON j.id = t.id ORDER BY t.n;
 END $$;
 

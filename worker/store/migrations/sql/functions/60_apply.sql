@@ -6,7 +6,8 @@
 -- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: another claim had better come at
 -- once, because this job waits and is due already (a call came while it ran), or somebody waited for its rest.
 CREATE OR REPLACE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     v_reply jsonb;
     v_rested uuid[];
@@ -17,7 +18,8 @@ BEGIN
             after_ms float8, what text, rest text, job_error jsonb, units_done bigint, units_total bigint)
     ), held AS MATERIALIZED (
         SELECT j.id, j.subject, j.args, j.superseded_by, j.cancel_requested_at FROM worker.jobs j JOIN d ON j.id = d.job
-        WHERE j.fence = d.fence AND j.state = 'running' ORDER BY j.id FOR NO KEY UPDATE OF j
+        -- Not a plain equation, because the planner would read the whole index of running jobs for it, dead entries and all.
+        WHERE j.id = ANY (ARRAY(SELECT e.job FROM d AS e)) AND j.fence = d.fence AND coalesce(j.state = 'running', false) ORDER BY j.id FOR NO KEY UPDATE OF j
     ), noted AS (
         INSERT INTO worker.steps AS s (job_id, direction, position, name, status, attempt, fence, facts, error, started_at, finished_at)
         SELECT d.job, d.direction, d.position, d.name, d.status, d.attempt, d.fence, coalesce(d.facts, '{}'), d.error,
@@ -50,10 +52,11 @@ BEGIN
                           ELSE clock_timestamp() + make_interval(secs => d.after_ms / 1000) END,
             finished_at = CASE WHEN d.next = 'rest' THEN clock_timestamp() END
         FROM d JOIN held h ON h.id = d.job
-        WHERE j.id = h.id AND (d.next <> 'go' OR d.to_direction <> j.direction)
+        WHERE j.id = ANY (ARRAY(SELECT g.id FROM held g)) AND j.id = h.id AND (d.next <> 'go' OR d.to_direction <> j.direction)
         -- Whoever waits for this rest is called by the next claim: it had better come at once.
         RETURNING j.id, d.next, CASE d.next WHEN 'wait' THEN j.due WHEN 'rest' THEN
-            EXISTS (SELECT FROM worker.subjects s WHERE s.key = j.subject AND s.awaited)
+            -- Scalar, because an EXISTS may be answered by hashing all subjects there ever were.
+            coalesce((SELECT s.awaited FROM worker.subjects s WHERE s.key = j.subject LIMIT 1), false)
             OR EXISTS (SELECT FROM worker.children c WHERE c.job_id = j.id) ELSE false END AS again
     )
     SELECT (SELECT jsonb_agg(jsonb_build_object('job', h.id, 'args', h.args, 'stop',

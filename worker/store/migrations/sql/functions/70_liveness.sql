@@ -11,20 +11,33 @@ DECLARE
 BEGIN
     INSERT INTO worker.processes (name, pid, host, able, lease_until)
     VALUES (p_name, p_pid, p_host, v_able, clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)) RETURNING id INTO v_id;
-    UPDATE worker.jobs j SET state = 'waiting', waiting_for = NULL, error = NULL, run_at = clock_timestamp(), due = true, rung_at = NULL
-    WHERE j.state = 'blocked' AND j.error ->> 'code' = 'unknown_step' AND j.definition = ANY (v_able);
+    PERFORM worker.free_known(v_able);
     RETURN v_id;
+END $$;
+
+-- Jobs that an older release blocked, because it did not know their steps, go on. Asked at every beat, because an older process may
+-- block one after the newer one has entered. What somebody holds is freed at the next.
+CREATE OR REPLACE FUNCTION worker.free_known(p_able int[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    UPDATE worker.jobs j SET state = 'waiting', waiting_for = NULL, run_at = clock_timestamp(), due = true, rung_at = NULL,
+           error = j.error -> 'undoing' -- why it undoes, where it does
+    FROM (SELECT b.id FROM worker.jobs b WHERE b.state = 'blocked' AND b.error ->> 'code' = 'unknown_step' AND b.definition = ANY (p_able)
+          ORDER BY b.id LIMIT 500 FOR UPDATE SKIP LOCKED) AS known
+    WHERE j.id = known.id;
 END $$;
 
 CREATE OR REPLACE FUNCTION worker.beat(p_process int, p_lease_ms int, OUT alive boolean, OUT stop uuid[], OUT draining boolean, OUT running uuid[])
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_host text;
+    v_able int[];
 BEGIN
     -- A lease that is over is never revived: whoever took the work over must be able to rely on that.
     UPDATE worker.processes p SET lease_until = clock_timestamp() + make_interval(secs => p_lease_ms / 1000.0)
-        WHERE p.id = p_process AND p.lease_until > clock_timestamp() RETURNING p.host INTO v_host;
+        WHERE p.id = p_process AND p.lease_until > clock_timestamp() RETURNING p.host, p.able INTO v_host, v_able;
     alive := FOUND;
+    PERFORM worker.free_known(v_able);
     SELECT coalesce(array_agg(j.id) FILTER (WHERE j.superseded_by IS NOT NULL OR j.cancel_requested_at IS NOT NULL), '{}'),
            coalesce(array_agg(j.id), '{}')
     INTO stop, running FROM worker.jobs j WHERE j.process_id = p_process AND j.state = 'running';
@@ -49,7 +62,7 @@ BEGIN
                        SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
                        WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )
-        SELECT j.id, j.subject, j.crashes, j.fence, j.steps, j.position, d.by_lease, d.id AS process,
+        SELECT j.id, j.subject, j.crashes, j.fence, j AS job, d.by_lease, d.id AS process,
                NOT j.woken AND j.superseded_by IS NULL AS may_block
         FROM worker.jobs j JOIN dead d ON j.process_id = d.id
         -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
@@ -66,7 +79,9 @@ BEGIN
                waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
                error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
                    'message', 'the process died ' || v_crashes || ' times during this step',
-                   'blame', 'internal', 'step', v.steps[v.position + 1]) ELSE j.error END
+                   'blame', 'internal', 'step', (v.job).steps[worker.stands_at(v.job) + 1])
+                   -- An undo must not forget why it undoes.
+                   || CASE WHEN j.direction = 'back' THEN jsonb_build_object('undoing', j.error) ELSE '{}' END ELSE j.error END
         FROM worker.subjects s WHERE j.id = v.id AND s.key = j.subject;
         INSERT INTO worker.job_events (job_id, what, detail) VALUES (v.id, 'taken_over',
             jsonb_build_object('by', CASE WHEN v.by_lease THEN 'lease' ELSE 'session' END, 'from_process', v.process));

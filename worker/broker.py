@@ -1,0 +1,123 @@
+"""The broker as it is used: bells go out within a budget, and what is wrong is said in one sentence without its password."""
+
+import socket
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+from amqp.exceptions import AccessRefused, NotAllowed
+from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
+
+from config import celery as knobs
+from config import settings as environment
+from worker.app import app, broker_errors, queue_named
+from worker.engine.doorbell import Ring
+from worker.errors import Misconfigured
+
+log = structlog.get_logger()
+
+#: Seconds that each exchange with the broker may take; a slower one counts as absent.
+_BUDGET_S: Final = 0.2
+#: Seconds for which a broker that was absent is not asked again.
+_QUIET_S: Final = 1.0
+#: One more try at once and then no more, also where kombu by itself would try for ever.
+_TRIES: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+_URLS: Final = "CELERY_BROKER_URL or REDIS_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why no bell can be sent, and how to mend it."""
+
+    said: str
+    mend: str
+
+
+#: By what the clients raise. The words are ours, because theirs may hold an address. The first that fits counts.
+_FAULTS: Final = (
+    ((AuthenticationError, AuthorizationError), Fault("it refuses the password", f"mend {_URLS}")),
+    (AccessRefused, Fault("it refuses the user or the password", "mend CELERY_BROKER_URL")),
+    (NotAllowed, Fault("it has no such virtual host, or its user may not enter it", "rabbitmqctl add_vhost, set_permissions")),
+    (NoPermissionError, Fault("its user may not do what is needed", "allow it every command on keys molecule-worker:*")),
+    (ResponseError, Fault("it refuses that database", "mend the number at the end of CELERY_BROKER_URL")),
+    (socket.gaierror, Fault("its host's name has no address", f"mend {_URLS}")),
+    (ConnectionRefusedError, Fault("nothing listens at its host and port", f"start it, or mend {_URLS}")),
+    (ConnectionResetError, Fault("what listens there does not speak its protocol", f"mend {_URLS}")),
+    (TimeoutError, Fault(f"no answer within {_BUDGET_S * 1000:.0f} ms", f"see what it is busy with, or mend {_URLS}")),
+)
+
+
+class Publisher:
+    """Sends doorbells within a budget, and says once when the broker goes away and once when it is back."""
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+        self._away_until = 0.0
+        self._away = False
+
+    def __call__(self, ring: Ring) -> bool:
+        """Publish one bell. False when the broker is away; then nothing is tried again for a second."""
+        if monotonic() < self._away_until:
+            return False
+        try:
+            self._send(ring)
+        except broker_errors() as error:
+            self._away_until = monotonic() + _QUIET_S
+            if not self._away:
+                log.warning("broker away", reason=type(error).__name__, effect="jobs start up to a second later")
+            self._away = True
+            return False
+        if self._away:
+            log.info("broker back")
+            self._away = False
+        return True
+
+    def _send(self, ring: Ring) -> None:
+        connection, self._connection = self._connection or _opened(), None
+        try:
+            app.send_task(
+                ring.kind,
+                kwargs={"job": ring.job_id},
+                queue=queue_named(ring.queue),  # type: ignore[arg-type]  # the stubs know names only
+                connection=connection,
+                retry=False,
+                confirm_timeout=_BUDGET_S,
+            )
+        except BaseException:
+            connection.collect(socket_timeout=_BUDGET_S)
+            raise
+        # Kept only now, because whatever a broken one is asked for would first be tried again and again.
+        self._connection = connection
+
+
+def fault() -> Fault | None:
+    """Whether a bell could be sent right now; the question of `doctor`. Raises Misconfigured for an address that is none."""
+    try:
+        with _opened() as connection:
+            connection.default_channel  # noqa: B018  because only opening it shows what the broker refuses
+    except (KeyError, ValueError, ImportError) as error:
+        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
+    except broker_errors() as error:
+        return _explained(error)
+    return None
+
+
+def _opened() -> Any:
+    """A connection within the budget; the caller ends it."""
+    connection: Any = app.connection_for_write(transport_options={**knobs.budget(environment.load(), _BUDGET_S), **_TRIES})
+    connection.ensure_connection(timeout=_BUDGET_S, **_TRIES)
+    return connection
+
+
+def _explained(error: BaseException) -> Fault:
+    """The first link of the chain of causes that tells."""
+    link: BaseException | None = error
+    while link is not None:
+        for kinds, found in _FAULTS:
+            if isinstance(link, kinds):
+                return found
+        link = link.__cause__ or link.__context__
+    return Fault("it does not answer", "start it, or mend CELERY_BROKER_URL")
