@@ -30,7 +30,8 @@ class Claiming:
 
     def claim(self, process: int, most: int, ids: Iterable[str] | None = None, after: str = "") -> list[Job]:
         """Up to `most` jobs whose time it is, their subjects held from now on. Turns begin behind organisation `after`."""
-        if ("host", self.processes[process].host) in self.pauses:
+        me = self.processes[process]
+        if me.lease_until <= self.now or ("host", me.host) in self.pauses:
             return []
         self._call()
         taken: list[Job] = []

@@ -234,8 +234,10 @@ class Simulation:
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)
 
-    def _job(self) -> Job | None:
-        return self._rng.choice(list(self.store.jobs.values())) if self.store.jobs else None
+    def _job(self, *states: str) -> Job | None:
+        """Any job; rather one in such a state, where there is one."""
+        jobs = [job for job in self.store.jobs.values() if job.state in states] or list(self.store.jobs.values())
+        return self._rng.choice(jobs) if jobs else None
 
     def _cancel(self) -> None:
         if job := self._job():
@@ -243,18 +245,19 @@ class Simulation:
             self.store.cancel(job.id)
 
     def _retry(self) -> None:
-        if job := self._job():
+        if job := self._job("blocked", "failed"):
             before = job.state
             self.say(f"retry {job.id} ({before})")
             self.store.retry(job.id)
             self.watch.retried(job, before)
 
     def _skip(self) -> None:
-        if job := self._job():
-            step = job.names[job.position]
+        if job := self._job("blocked", "waiting"):
+            position = self.store.stands_at(job)
+            step = job.names[position]
             self.store.skip(job.id, step)
             self.say(f"skip {step} of {job.id}")
-            self.watch.skipped(job)
+            self.watch.skipped(job, position)
 
     def _pause(self) -> None:
         scopes = [("all", ""), ("kind", "make"), ("org", "x"), ("host", "here")]

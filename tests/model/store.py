@@ -110,17 +110,26 @@ class Store(Claiming):
     def skip(self, ident: str, step: str) -> None:
         """The step at which a job stands counts as done: an undo always, on the way forward where its kind allows it."""
         job = self.jobs[ident]
-        if job.state not in {"blocked", "waiting"} or job.names[job.position] != step:
+        position = self.stands_at(job)
+        if job.state not in {"blocked", "waiting"} or job.names[position] != step:
             raise Refusal("MW005")
         if job.direction == "forward" and step not in job.kind.skippable:
             raise Refusal("MW005")
-        at = (job.direction, job.position)
+        at = (job.direction, position)
+        if at in job.steps and job.steps[at].status in PASSED:
+            raise Refusal("MW005")
         if at in job.steps:
             job.steps[at].status = "skipped"
         else:
             job.steps[at] = StepRow(step, "skipped", job.attempt, job.fence or 0, {}, self.now)
         job.state = "waiting"
         self._anew(job)
+
+    def stands_at(self, job: Job) -> int:
+        """The first step that is neither done nor skipped, the last of the way when all are."""
+        way = range(job.position, len(job.names)) if job.direction == "forward" else range(job.position, -1, -1)
+        passed = self.passed(job, job.direction)
+        return next((at for at in way if at not in passed), way[-1])
 
     def _anew(self, job: Job) -> None:
         """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
@@ -280,7 +289,8 @@ class Store(Claiming):
         job.run_at = self.now + min(job.crashes - 1, 6)
         job.state = "waiting"
         if job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
-            job.state, job.error = "blocked", {"code": "crash_loop"}
+            why = {"undoing": job.error} if job.direction == "back" else {}
+            job.state, job.error = "blocked", {"code": "crash_loop", **why}
 
     def stops(self, process: int) -> frozenset[str]:
         """The running jobs of a process that must come to their boundary."""

@@ -1,6 +1,5 @@
 """Thousands of histories of the real engine over a plain model of its store, and proof that they would find a fault."""
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,13 +12,14 @@ from tests.model.simulation import Simulation
 from tests.model.store import Store
 from tests.model.watch import Broken
 from tests.model.worker import Lost, Pen
+from tests.system.size import full
 from worker.engine.drive import Record
 from worker.engine.lease import Lease
 from worker.engine.machine import Facts
 from worker.engine.walk import Reply
 from worker.errors import JournalLost
 
-SEEDS = 40_000 if os.environ.get("MOLECULE_TEST_SIZE") == "full" else 4_000
+SEEDS = 100_000 if full() else 4_000
 #: So many seeds at most find any of the faults below.
 ENOUGH = 400
 

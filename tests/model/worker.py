@@ -97,6 +97,7 @@ class Worker(Mortal):
             self, LEASE_S, self.lose, self.intake.wake, self.intake.driving, clock=loop.clock, event=loop.event
         )
         loop.spawn(self, self.lease._run)
+        loop.spawn(self, self.lease._watch)
         loop.spawn(self, self.intake._look_around)
         self.intake.wake()
 
