@@ -185,7 +185,7 @@ class Claiming:
     def _holder_of(self, job: Job) -> Job | None:
         """The other job that holds this one's subject."""
         holder = self._holder(job.subject)
-        return self.jobs[holder] if holder not in {None, job.id} else None  # type: ignore[index]
+        return self.jobs[holder] if holder is not None and holder != job.id else None
 
 
 def _turn(job: Job) -> tuple[int, int]:

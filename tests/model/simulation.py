@@ -5,8 +5,9 @@ python -m tests.model SEED           replays it and prints every move
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from tests.model.fibers import Loop, Mortal
@@ -102,7 +103,7 @@ class Simulation:
         self.watch = Watch(self.store)
         self.loop = Loop(self._rng)
         self.loop.on_time = self._tick
-        self.kinds = KINDS
+        self.kinds: Mapping[str, Kind] = KINDS
         self.lease_of = lease
         self.pen_of = pen
         self._ground = Mortal("outside")
@@ -145,7 +146,7 @@ class Simulation:
     def respawn(self) -> None:
         self.loop.spawn(self._ground, self._start, after=self.between(0.05, 0.5))
 
-    def answer(self, passage: Passage) -> Result:
+    def answer(self, passage: Passage) -> Result:  # noqa: PLR0911  because a table of chances reads best in a row
         odds, seconds = self.weather, timedelta(seconds=self.between(0.0, 2.0))
         if passage.key.endswith(":forward:" + LISTENS) and passage.subject not in self._told:
             return NotYet("the event", HOUR)
@@ -194,7 +195,7 @@ class Simulation:
 
     def _plan(self) -> None:
         for subject in _ORGS:
-            self._at(self.between(0, STORM_S), lambda subject=subject: self._tell(f"toy:{subject}"))
+            self._at(self.between(0, STORM_S), partial(self._tell, f"toy:{subject}"))
         for _ in range(self._rng.randrange(2, 6)):
             self._at(self.between(0, STORM_S / 2), self._enqueue)
         # fmt: off

@@ -168,5 +168,5 @@ class Endless(Lease):
     ],
 )
 def test_the_simulation_finds(fault: dict[str, Any]) -> None:
-    with pytest.raises(AssertionError, match="replay it: python -m tests.model"):
+    with pytest.raises(AssertionError, match=r"replay it: python -m tests\.model"):
         run(range(ENOUGH), **fault)
