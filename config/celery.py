@@ -1,6 +1,6 @@
 """Celery's knobs as plain data. Celery carries doorbells and nothing else: no results, no retries, no ETA."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
 from config.settings import Settings
@@ -9,6 +9,8 @@ Transport = Literal["redis", "amqp", "other"]
 
 #: Where a producer's own message goes when it names no queue.
 DEFAULT_QUEUE = "jobs"
+#: Nothing leaves the process.
+NO_BROKER = "memory://localhost/"
 
 _TRANSPORTS: Final[Mapping[Transport, Mapping[str, Any]]] = {
     "redis": {
@@ -22,13 +24,26 @@ _TRANSPORTS: Final[Mapping[Transport, Mapping[str, Any]]] = {
     "amqp": {"connect_timeout": 2.0, "read_timeout": 5.0, "write_timeout": 5.0},
     "other": {},
 }
+_BOUNDS: Final[Mapping[Transport, Sequence[str]]] = {
+    "redis": ("socket_connect_timeout", "socket_timeout"),
+    "amqp": ("connect_timeout", "read_timeout", "write_timeout"),
+    "other": (),
+}
+#: One more try at once and then no more, where kombu by itself would try for ever; and confirmed, because what is written
+#: to an AMQP connection that just broke would otherwise count as sent.
+_TRIES: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+_BRIEF: Final[Mapping[Transport, Mapping[str, Any]]] = {
+    "redis": _TRIES,
+    "amqp": {**_TRIES, "confirm_publish": True},
+    "other": {},
+}
 
 
 def conf(settings: Settings) -> dict[str, Any]:
     """The configuration of this process's Celery app. Without a broker address nothing leaves the process."""
     broker = settings.broker_url
     return {
-        "broker_url": broker.get_secret_value() if broker is not None else "memory://localhost/",
+        "broker_url": broker.get_secret_value() if broker is not None else NO_BROKER,
         "imports": ("tasks.catalogue",),
         "task_default_queue": DEFAULT_QUEUE,
         # Because a queue that nobody serves would keep its bells for ever: a wrong name is refused.
@@ -54,26 +69,20 @@ def conf(settings: Settings) -> dict[str, Any]:
         "worker_proc_alive_timeout": 30.0,
         # Seconds between two signs of life on an AMQP connection: a broker that is frozen is noticed after two of them.
         "broker_heartbeat": 10,
-        "broker_transport_options": _TRANSPORTS[transport(broker.get_secret_value())] if broker is not None else {},
+        "broker_transport_options": _TRANSPORTS[_transport(settings)],
     }
 
 
-def transport(url: str) -> Transport:
-    """Which client speaks to the broker at `url`: what bounds its calls has other names in each."""
+def within(settings: Settings, seconds: float) -> dict[str, Any]:
+    """Transport options under which no single exchange with the broker takes longer than `seconds`."""
+    kind = _transport(settings)
+    return {**_TRANSPORTS[kind], **dict.fromkeys(_BOUNDS[kind], seconds), **_BRIEF[kind]}
+
+
+def _transport(settings: Settings) -> Transport:
+    """Which client speaks to the broker: what bounds its calls has other names in each."""
+    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
     scheme = url.partition(":")[0].lower()
     if scheme in {"redis", "rediss", "sentinel"}:
         return "redis"
     return "amqp" if scheme in {"amqp", "amqps", "pyamqp"} else "other"
-
-
-def budget(settings: Settings, seconds: float) -> dict[str, Any]:
-    """Transport options under which no single exchange with the broker takes longer than `seconds`."""
-    broker = settings.broker_url
-    match transport(broker.get_secret_value()) if broker is not None else "other":
-        case "redis":
-            return {"socket_connect_timeout": seconds, "socket_timeout": seconds}
-        case "amqp":
-            # Confirmed, because what is written to a connection that just broke would otherwise count as sent.
-            return {"connect_timeout": seconds, "read_timeout": seconds, "write_timeout": seconds, "confirm_publish": True}
-        case _:
-            return {}

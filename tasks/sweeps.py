@@ -7,7 +7,7 @@ from worker.engine.clock import Schedule
 from worker.store import sweeps
 
 SCHEDULES: Final = (
-    Schedule("mend", timedelta(minutes=5), sweeps.mend, "free jobs that wait for nothing; it should never find one"),
+    Schedule("mend", timedelta(minutes=5), sweeps.mend, "free jobs that wait for nothing; there should be none"),
     Schedule("durations", timedelta(minutes=10), sweeps.durations, "measure how long steps took lately, for the ETA"),
     Schedule("retention", timedelta(hours=1), sweeps.retention, "forget jobs that came to rest long ago"),
 )

@@ -110,6 +110,7 @@ class Proxy:
         self._losses: list[Loss] = []
         self._frozen: set[tuple[str, bool]] = set()  #: (role, whether towards the server)
         self._refused: dict[str, float] = {}  #: by role, how many more
+        self.delay_s = 0.0  #: by how many seconds everything is late, each way
         self._changed = Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -146,8 +147,9 @@ class Proxy:
             self._frozen.update((role, way) for role in roles for way in ways)
 
     def heal(self) -> None:
-        """Pass on what was held back, let everybody in, lose nothing more."""
+        """Pass on what was held back, let everybody in, lose nothing more, and at once."""
         with self._changed:
+            self.delay_s = 0.0
             self._frozen.clear()
             self._refused.clear()
             self._losses.clear()
@@ -195,6 +197,7 @@ class Proxy:
         """Wait for as long as this way is frozen. Raises OSError when the link was cut meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: link.closed or (link.role, to_server) not in self._frozen)
+        Event().wait(self.delay_s)
         if link.closed:
             raise OSError("cut")
 

@@ -43,6 +43,12 @@ class Rabbit:
         """As CELERY_BROKER_URL wants it."""
         return Secret(f"amqp://{USER}:{self.password}@127.0.0.1:{self.port}/{VHOST}")
 
+    @property
+    def pid(self) -> int:
+        """Of the node itself."""
+        assert self.running is not None
+        return self.running.pid
+
     def start(self) -> None:
         """Until it accepts connections."""
         with (self.folder / "node.log").open("ab") as log:

@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 from celery import Celery, signals
 from celery.app.amqp import AMQP, Queues
+from celery.exceptions import CPendingDeprecationWarning
 from celery.platforms import SecurityWarning  # type: ignore[attr-defined]  # the stubs lack it
 from celery.worker import state
 from kombu import Exchange, Queue
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 
 # Celery warns root of pickled messages, which this app refuses (config/celery.py); as root it is run in containers.
 warnings.filterwarnings("ignore", category=SecurityWarning)
+# And of a default that may change one day, each time a broker is lost; config/celery.py sets it.
+warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 _EXCHANGE = Exchange("molecule-worker", type="direct", durable=True, delivery_mode="transient")
 
@@ -154,7 +157,10 @@ def _stop(**_: object) -> None:
         app.runtime.close()
 
 
-def broker_errors() -> tuple[type[BaseException], ...]:
-    """What the broker's own client raises when it is away: each transport has its own."""
-    errors: tuple[type[BaseException], ...] = app.connection_for_write().connection_errors
-    return (OperationalError, OSError, *errors)
+def broker_errors(url: str) -> tuple[type[BaseException], ...]:
+    """What the client of the broker at `url` raises when it is away, full, or refuses: each transport has its own.
+
+    Raises KeyError, ValueError or ImportError for an address that is none.
+    """
+    connection: Any = app.connection_for_write(url)
+    return (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors)

@@ -4,13 +4,14 @@ import socket
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 from amqp.exceptions import AccessRefused, NotAllowed
 from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, ResponseError
 
 from config import celery as knobs
-from config import settings as environment
+from config.settings import Settings
 from worker.app import app, broker_errors, queue_named
 from worker.engine.doorbell import Ring
 from worker.errors import Misconfigured
@@ -21,8 +22,6 @@ log = structlog.get_logger()
 _BUDGET_S: Final = 0.2
 #: Seconds for which a broker that was absent is not asked again.
 _QUIET_S: Final = 1.0
-#: One more try at once and then no more, also where kombu by itself would try for ever.
-_TRIES: Final = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
 _URLS: Final = "CELERY_BROKER_URL or REDIS_URL"
@@ -53,7 +52,10 @@ _FAULTS: Final = (
 class Publisher:
     """Sends doorbells within a budget, and says once when the broker goes away and once when it is back."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Settings) -> None:
+        """Nothing is opened yet. Raises Misconfigured for an address that is none."""
+        self._settings = settings
+        self._errors = errors_of(settings)
         self._connection: Any = None
         self._away_until = 0.0
         self._away = False
@@ -64,7 +66,7 @@ class Publisher:
             return False
         try:
             self._send(ring)
-        except broker_errors() as error:
+        except self._errors as error:
             self._away_until = monotonic() + _QUIET_S
             if not self._away:
                 log.warning("broker away", reason=type(error).__name__, effect="jobs start up to a second later")
@@ -75,8 +77,14 @@ class Publisher:
             self._away = False
         return True
 
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.collect(socket_timeout=_BUDGET_S)
+
     def _send(self, ring: Ring) -> None:
-        connection, self._connection = self._connection or _opened(), None
+        connection, self._connection = self._connection or _opened(self._settings), None
         try:
             app.send_task(
                 ring.kind,
@@ -93,22 +101,42 @@ class Publisher:
         self._connection = connection
 
 
-def fault() -> Fault | None:
+def fault(settings: Settings) -> Fault | None:
     """Whether a bell could be sent right now; the question of `doctor`. Raises Misconfigured for an address that is none."""
+    errors = errors_of(settings)
     try:
-        with _opened() as connection:
+        with _opened(settings) as connection:
             connection.default_channel  # noqa: B018  because only opening it shows what the broker refuses
-    except (KeyError, ValueError, ImportError) as error:
-        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
-    except broker_errors() as error:
+    except errors as error:
         return _explained(error)
     return None
 
 
-def _opened() -> Any:
+def errors_of(settings: Settings) -> tuple[type[BaseException], ...]:
+    """What its client raises when it is away, full, or refuses. Raises Misconfigured for an address that is none."""
+    try:
+        errors = broker_errors(_url(settings))
+        for address in map(urlsplit, _url(settings).split(";")):
+            # Asked here, because a worker process would learn it only from its first call, and die of it each time.
+            address.port  # noqa: B018
+            int(address.path.strip("/") or 0) if address.scheme in {"redis", "rediss"} else 0
+    except (KeyError, ValueError, ImportError) as error:
+        raise Misconfigured("read CELERY_BROKER_URL: it is not a broker's URL", hint="redis://… or amqp://…") from error
+    return errors
+
+
+def _url(settings: Settings) -> str:
+    return settings.broker_url.get_secret_value() if settings.broker_url is not None else knobs.NO_BROKER
+
+
+def _opened(settings: Settings) -> Any:
     """A connection within the budget; the caller ends it."""
-    connection: Any = app.connection_for_write(transport_options={**knobs.budget(environment.load(), _BUDGET_S), **_TRIES})
-    connection.ensure_connection(timeout=_BUDGET_S, **_TRIES)
+    connection: Any = app.connection_for_write(_url(settings), transport_options=knobs.within(settings, _BUDGET_S))
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=_BUDGET_S)
+    except BaseException:
+        connection.collect(socket_timeout=_BUDGET_S)
+        raise
     return connection
 
 

@@ -71,7 +71,9 @@ def singleton(*, parts: Collection[str], folder: Path, stop: Event) -> int:
             clock_thread = once.start_clock(app.schedules, DatabaseSlots(sweeping), ground(own, sweeping), stop)
             closing.callback(clock_thread.join, 5.0)
         if "clock" in parts and own.broker_url is not None:
-            publish = MeteredPublisher(Publisher(), meters)
+            publisher = Publisher(own)
+            closing.callback(publisher.close)
+            publish = MeteredPublisher(publisher, meters)
             relay = once.start_relay(lambda: ListeningBell(url, name=process_name("bell")), publish, stop)
             closing.callback(relay.join, 5.0)
         elif "clock" in parts:

@@ -23,7 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worker import agent_url, body, reports
-from worker.domain import Secret
+from worker.domain import Secret, WorkspaceId
 from worker.errors import Refused
 from worker.security_headers import SECURITY_HEADERS, SecurityHeaders
 from worker.store import liveness, tokens, workspaces
@@ -58,10 +58,15 @@ class Registry:
     lookup: agent_url.Lookup
 
     def register(self, call: Call) -> dict[str, str]:
-        """Online with url and card. The url is judged between two transactions, because a name server may be slow."""
+        """Online with url and card.
+
+        The url is judged before the transaction, because a name server may be slow, and only for who is known, because it
+        asks one; that first look locks and writes nothing.
+        """
         report = reports.registration_of(call.fields)
-        with self._caller(call) as (_, workspace_id):
-            pass
+        with self.engine.connect() as connection:
+            connection.execute(_BUDGET)
+            workspace_id = _known(call, tokens.seen(connection, call.bearer))
         agent_url.check(report.url, workspace_id, saas=self.saas, lookup=self.lookup)
         with self._caller(call) as (connection, workspace_id):
             standing = liveness.register(connection, workspace_id, report)
@@ -81,16 +86,11 @@ class Registry:
         return {"status": "ok"}
 
     @contextmanager
-    def _caller(self, call: Call) -> Iterator[tuple[Connection, str]]:
+    def _caller(self, call: Call) -> Iterator[tuple[Connection, WorkspaceId]]:
         """A transaction that holds the caller's row. Raises HTTPException 401 and 403."""
         with self.engine.begin() as connection:
             connection.execute(_BUDGET)
-            workspace_id = tokens.owner_of(connection, call.bearer)
-            if workspace_id is None:
-                raise _unknown()
-            if reports.names_other(call.fields, call.claimed, workspace_id):
-                raise HTTPException(403, "authenticate: the id is not the one of this token")
-            yield connection, workspace_id
+            yield connection, _known(call, tokens.owner_of(connection, call.bearer))
 
     def _tell(self, workspace_id: str, standing: liveness.Standing) -> None:
         """After the commit: the cache, and whoever listens."""
@@ -144,6 +144,14 @@ def _bearer(request: Request) -> Secret:
     if match is None:
         raise _unknown()
     return Secret(match.group(1))
+
+
+def _known(call: Call, owner: WorkspaceId | None) -> WorkspaceId:
+    if owner is None:
+        raise _unknown()
+    if reports.names_other(call.fields, call.claimed, owner):
+        raise HTTPException(403, "authenticate: the id is not the one of this token")
+    return owner
 
 
 def _unknown() -> HTTPException:

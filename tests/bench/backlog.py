@@ -12,16 +12,17 @@ from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
+from tests.bench import engines
 from tests.bench.ground import Database, Ground, Teller, vacuum
 from tests.bench.table import Row, percentile, spread, times
 from tests.bench.toys import ONE, numbered
-from worker.engine.drive import Claimed
+from worker.engine.walk import Claimed
 from worker.store import kinds, requests
 from worker.store.jobs import Applier, Claims, Register
 
-_ROUNDS: Final = 30
+_ROUNDS: Final = 100
 _AT_ONCE: Final = 10
 _FEW: Final = 100
 _MANY: Final = 100_000
@@ -32,17 +33,6 @@ _ENQUEUE_MS: Final = 1.0
 _LEASE_S: Final = 120.0
 #: Long enough that in this run nothing is rung a second time.
 _AGAIN_MS: Final = 3_600_000
-
-#: Copies of the one job that `worker.enqueue` has stored; what must differ is said, whatever else a job has is taken over.
-_COPIES: Final = """
-INSERT INTO worker.jobs (subject, args, rung_at, {columns})
-SELECT 'bench:' || u.id, jsonb_build_object('id', u.id), clock_timestamp(), {columns}
-FROM worker.jobs j, (SELECT gen_random_uuid() AS id FROM generate_series(1, :n)) AS u WHERE j.id = :job
-"""
-_COLUMNS: Final = """
-SELECT string_agg(quote_ident(column_name), ', ') FROM information_schema.columns
-WHERE table_schema = 'worker' AND table_name = 'jobs' AND is_identity = 'NO' AND column_name NOT IN ('id', 'subject', 'args', 'rung_at')
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +149,7 @@ def _put_aside(scene: Scene) -> None:
         if claimed:
             scene.applier.send([_end(job) for job in claimed])
             with scene.database.engine.begin() as connection:
-                _copy(connection, len(claimed))
+                engines.copies(connection, ONE, len(claimed))
         if len(claimed) == _AT_ONCE:
             return
 
@@ -209,19 +199,11 @@ def _scene(ground: Ground, name: str, fill: Callable[[Database, Claims], None]) 
         closing.callback(applier.close)
         fill(database, claims)
         with database.engine.begin() as connection:
-            _copy(connection, _FEW)
+            engines.copies(connection, ONE, _FEW)
         vacuum(database)
         scene = Scene(name, database, claims, applier, register)
         _put_aside(scene)
         yield scene
-
-
-def _copy(connection: Connection, count: int, change: str = "state = state", **when: Any) -> None:
-    """One job by `worker.enqueue`, changed if need be, and all the others just like it."""
-    job, _ = requests.enqueue(connection, ONE.name, {"id": str(uuid4())}, **when)
-    connection.execute(text(f"UPDATE worker.jobs SET rung_at = clock_timestamp(), {change} WHERE id = :job"), {"job": job})
-    columns = connection.execute(text(_COLUMNS)).scalar_one()
-    connection.execute(text(_COPIES.format(columns=columns)), {"n": count - 1, "job": job})
 
 
 def _nothing(_database: Database, _claims: Claims) -> None:
@@ -230,18 +212,18 @@ def _nothing(_database: Database, _claims: Claims) -> None:
 
 def _queued(database: Database, _claims: Claims) -> None:
     with database.engine.begin() as connection:
-        _copy(connection, _MANY)
+        engines.copies(connection, ONE, _MANY)
 
 
 def _elsewhere(database: Database, _claims: Claims) -> None:
     """Due, and on a queue that this process does not serve."""
     with database.engine.begin() as connection:
-        _copy(connection, _MANY, "queue = 'bench.elsewhere'")
+        engines.copies(connection, ONE, _MANY, "queue = 'bench.elsewhere'")
 
 
 def _tomorrow(database: Database, _claims: Claims) -> None:
     with database.engine.begin() as connection:
-        _copy(connection, _MANY, run_at=datetime.now(UTC) + timedelta(days=1))
+        engines.copies(connection, ONE, _MANY, run_at=datetime.now(UTC) + timedelta(days=1))
 
 
 def _behind(database: Database, claims: Claims) -> None:

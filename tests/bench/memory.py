@@ -29,7 +29,7 @@ def measure(ground: Ground, tell: Teller) -> list[Row]:
         return [Row(_WHAT, "not measured: this system has no /proc/…/smaps_rollup", target=target)]
     tell.begin(f"memory: {_JOBS:,} jobs of one step")
     with ground.database() as database:
-        engines.store(database, ONE, _JOBS)
+        engines.store(database, ONE, _JOBS, copied=True)
         samples = _samples(ground, database, tell)
     warm = [sample for sample in samples if sample[0] >= _WARM * _JOBS]
     slope = _slope(warm) * _JOBS

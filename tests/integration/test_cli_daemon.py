@@ -121,6 +121,23 @@ def test_without_docker_and_without_redis_it_runs_and_its_jobs_wait_for_their_qu
     assert alive(database) == 0
 
 
+def test_the_clock_ticks_without_a_broker_and_a_second_one_disturbs_nobody(shell: Shell, database: Database) -> None:
+    remember(database, *KINDS)
+    clocks = [shell.start("run", "--only", "clock", SECRETS_ENCRYPTION_KEY="ab" * 32) for _ in range(2)]
+    until(lambda: finished_slots(database) >= {"mend", "durations", "retention"}, within=30, what="each schedule came round")
+    ended = [end(clock) for clock in clocks]
+
+    assert [(code, out) for code, out, _ in ended] == [(0, ""), (0, "")]
+    assert not [
+        entry for _, _, log in ended for entry in map(json.loads, log.splitlines()) if entry["level"] in {"warning", "error"}
+    ]
+
+
+def finished_slots(database: Database) -> set[str]:
+    with database.engine.connect() as connection:
+        return set(connection.execute(text("SELECT schedule FROM worker.slots WHERE finished_at IS NOT NULL")).scalars())
+
+
 def test_whatever_a_daemon_runs_it_faces_operators_and_a_second_one_stands_by_for_the_address(
     shell: Shell, database: Database
 ) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,12 @@ def test_what_is_absent_and_not_needed_is_fine(shell: Shell, tmp_path: Path) -> 
     assert json.loads(ran.out)["ok"] is True
     assert {name: check["verdict"] for name, check in found.items() if check["verdict"] != "ok"} == {
         "workers": "warning",
+        "clock": "warning",
         "receiver": "warning",
         "admin": "warning",
     }
+    assert found["pauses"]["said"] == "nothing is paused or drained"
+    assert found["roles"]["said"].startswith("molecule_worker_client may enqueue, cancel, retry and read")
     assert {found[name]["mend"] for name in ("workers", "receiver", "admin")} == {"molecule-worker run"}
     assert found["tracing"]["said"] == "off: no OTEL_EXPORTER_OTLP_ENDPOINT is set"
     assert found["redis"]["said"] == "none: the engine does not need it"
@@ -65,7 +69,7 @@ def test_a_person_reads_one_line_for_each_and_how_to_mend_it(shell: Shell) -> No
     assert ran.code == 0
     assert "ok       postgres    version " in ran.out
     assert "warning  workers     no process is alive, so jobs wait\n                     → molecule-worker run\n" in ran.out
-    assert ran.err == "12 ok, 3 warning, 0 wrong\n"
+    assert ran.err == "14 ok, 4 warning, 0 wrong\n"
 
 
 def test_no_postgres_is_three_and_its_password_is_not_shown(shell: Shell) -> None:
@@ -182,3 +186,43 @@ def test_a_receiver_is_known_by_its_answer(shell: Shell, database: Database) -> 
     assert checks(there)["receiver"]["said"].startswith("it answers at ")
     assert checks(taken)["receiver"]["said"].startswith("another program answers at ")
     assert checks(elsewhere)["receiver"]["said"] == "not ours: workspaces register at PLATFORM_URL"
+
+
+def test_what_is_held_back_is_said_with_who_and_why(shell: Shell) -> None:
+    assert shell("jobs", "pause", "kind", "workspace.delete", "--reason", "audit").code == 0
+    assert shell("drain", "far").code == 0
+
+    found = checks(shell("doctor", "--json"))["pauses"]
+
+    assert found["verdict"] == "warning"
+    assert re.search(r"^paused: kind workspace.delete by cli:\S+ since .+, because audit; drained: host far by cli:", found["said"])
+    assert found["mend"] == "molecule-worker jobs resume kind workspace.delete"
+
+
+@pytest.mark.parametrize(
+    ("slot", "verdict", "said"),
+    [
+        ("now() - interval '1 minute', now(), '{}'", "ok", "mend came round "),
+        ("now() - interval '1 hour', now(), '{}'", "warning", "and should every 5 min"),
+        ('now(), now(), \'{"error": "internal"}\'', "warning", "the last sweep of mend failed"),
+    ],
+)
+def test_a_clock_is_known_by_its_last_slot(shell: Shell, database: Database, slot: str, verdict: str, said: str) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(f"INSERT INTO worker.slots (schedule, started_at, finished_at, outcome, slot) VALUES ('mend', {slot}, now())")
+        )
+
+    found = checks(shell("doctor", "--json"))["clock"]
+
+    assert found["verdict"] == verdict
+    assert said in found["said"]
+
+
+def test_a_client_role_without_its_rights_is_a_warning(shell: Shell, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("REVOKE EXECUTE ON FUNCTION worker.enqueue FROM molecule_worker_client"))
+
+    found = checks(shell("doctor", "--json"))["roles"]
+
+    assert (found["verdict"], found["mend"]) == ("warning", "molecule-worker migrate")

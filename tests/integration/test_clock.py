@@ -30,6 +30,17 @@ def sweep(answer: Callable[[], Outcome]) -> Schedule:
     return Schedule("broom", AGE, run, "sweeps")
 
 
+def counted(every: timedelta = AGE) -> tuple[list[int], Schedule]:
+    """A schedule, and a list that grows by one each time that it is done."""
+    swept: list[int] = []
+
+    def run(_world: Any, _stopping: Callable[[], bool]) -> Outcome:
+        swept.append(1)
+        return {}
+
+    return swept, Schedule("broom", every, run, "sweeps")
+
+
 def refuse() -> Outcome:
     raise Refused("sweep floor: there is none", code="no_floor")
 
@@ -65,8 +76,7 @@ def test_a_slot_is_the_database_clock_by_the_length_and_its_outcome_is_kept(data
 
 
 def test_a_slot_is_done_once_however_often_clocks_tick(database: Database) -> None:
-    swept: list[int] = []
-    schedule = sweep(lambda: swept.append(1) or {})
+    swept, schedule = counted()
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(do_tick, database, schedule) for _ in range(32)]:
             done.result()
@@ -76,8 +86,7 @@ def test_a_slot_is_done_once_however_often_clocks_tick(database: Database) -> No
 
 
 def test_the_next_slot_is_a_new_turn_and_missed_ones_are_not_made_up(database: Database) -> None:
-    swept: list[int] = []
-    schedule = sweep(lambda: swept.append(1) or {})
+    swept, schedule = counted()
     do_tick(database, schedule)
     run(database, "UPDATE worker.slots SET slot = slot - interval '5000 days'")
 
@@ -88,13 +97,7 @@ def test_the_next_slot_is_a_new_turn_and_missed_ones_are_not_made_up(database: D
 
 
 def test_two_clocks_side_by_side_share_the_slots(database: Database) -> None:
-    swept: list[int] = []
-
-    def every_second(_world: Any, _stopping: Callable[[], bool]) -> Outcome:
-        swept.append(1)
-        return {}
-
-    schedule = Schedule("broom", timedelta(seconds=1), every_second, "sweeps")
+    swept, schedule = counted(timedelta(seconds=1))
     stop = Event()
     clocks = [Thread(target=keep_time, args=([schedule], DatabaseSlots(database.engine), None, stop)) for _ in range(2)]
     for clock in clocks:
@@ -178,8 +181,7 @@ def test_a_refused_enqueue_takes_its_slot_and_says_why(database: Database) -> No
 
 
 def test_a_clock_that_is_cut_off_goes_on_when_the_database_is_back(database: Database) -> None:
-    swept: list[int] = []
-    schedule = Schedule("broom", timedelta(seconds=1), lambda *_: swept.append(1) or {}, "sweeps")
+    swept, schedule = counted(timedelta(seconds=1))
     engine = connect.open_engine(database.url, name="clock", size=1)
     stop = Event()
     clock = Thread(target=keep_time, args=([schedule], DatabaseSlots(engine), None, stop))

@@ -45,10 +45,14 @@ def at_rest(database: Database, how: str, days: float) -> str:
     """A job that came to rest so many days ago, with a step, an event, an alias and a child of its own."""
     job = ask(database, idempotency_key=str(uuid4()))
     for statement in (
-        "UPDATE worker.jobs SET state = :how, finished_at = now() - make_interval(secs => :days * 86400), parked = false, "
-        "error = CASE WHEN :how = 'failed' THEN CAST('{}' AS jsonb) END WHERE id = :id",
-        "INSERT INTO worker.steps (job_id, direction, position, name, status, attempt, fence, started_at, finished_at) "
-        "SELECT :id, 'forward', p, 's' || p + 1, 'done', 0, 1, now(), now() FROM generate_series(0, 2) AS p",
+        (
+            "UPDATE worker.jobs SET state = :how, finished_at = now() - make_interval(secs => :days * 86400), parked = false, "
+            "error = CASE WHEN :how = 'failed' THEN CAST('{}' AS jsonb) END WHERE id = :id"
+        ),
+        (
+            "INSERT INTO worker.steps (job_id, direction, position, name, status, attempt, fence, started_at, finished_at) "
+            "SELECT :id, 'forward', p, 's' || p + 1, 'done', 0, 1, now(), now() FROM generate_series(0, 2) AS p"
+        ),
         "INSERT INTO worker.job_events (job_id, what) VALUES (:id, 'noted')",
         "INSERT INTO worker.aliases (kind, idempotency_key, job_id, args) VALUES ('toy.make', CAST(:id AS text), :id, '{}')",
         "INSERT INTO worker.children (parent, position, number, kind, args, most, state) VALUES (:id, 0, 1, 'toy.make', '{}', 1, 'succeeded')",

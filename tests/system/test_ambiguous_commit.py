@@ -59,6 +59,7 @@ def lose_and_end(scene: Scene, path: str) -> Loss:
     return loss
 
 
+@pytest.mark.timeout(1800 if full() else 180)
 def test_a_statement_whose_reply_was_lost_is_neither_lost_nor_done_twice(scene: Scene) -> None:
     lost: dict[str, int] = {}
     in_doubt = 0

@@ -162,3 +162,16 @@ def test_work_that_is_cut_and_may_connect_again_goes_on_where_it_was(pair: Pair)
     assert lives(pid)
     assert pair.parted.takeovers() == takeovers
     assert pair.load.faults() == []
+
+
+def test_a_network_that_is_slow_costs_time_and_nothing_else(pair: Pair) -> None:
+    pid, takeovers = pair.victim(), pair.parted.takeovers()
+    pair.proxy.delay_s = 0.05
+    pair.load.store(SUBJECTS)
+    until(lambda: not pair.load.left(), within=PATIENCE, what="all jobs at rest")
+    pair.heal()
+
+    pair.parted.tell(f"everything {0.05} s late each way: {pair.load.summary()}")
+    assert lives(pid)
+    assert pair.parted.takeovers() == takeovers
+    assert pair.load.faults() == []

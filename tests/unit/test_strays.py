@@ -43,7 +43,7 @@ class Register:
 )
 def test_a_job_that_nobody_here_drives_ends_the_process(running: set[str], driving: frozenset[str] | None, leaves: bool) -> None:
     register, lost = Register(frozenset(running)), Event()
-    lease = Lease(register, 0.06, on_lost=lost.set, on_reaped=lambda: None, driving=lambda: driving)
+    lease = Lease(register, 0.06, on_lost=lost.set, on_reaped=lambda: None, driving=lambda: driving, clock=lambda: 0.0)
     lease.start()
     try:
         assert lost.wait(10) if leaves else (register.enough.wait(10) and not lost.is_set())
@@ -54,7 +54,7 @@ def test_a_job_that_nobody_here_drives_ends_the_process(running: set[str], drivi
 def test_a_job_that_is_a_stray_for_one_beat_only_ends_nothing() -> None:
     register, lost = Register(frozenset({"a"})), Event()
     answers = iter([frozenset(), frozenset(), *([frozenset({"a"})] * 100)])
-    lease = Lease(register, 0.06, on_lost=lost.set, on_reaped=lambda: None, driving=lambda: next(answers))
+    lease = Lease(register, 0.06, on_lost=lost.set, on_reaped=lambda: None, driving=lambda: next(answers), clock=lambda: 0.0)
     lease.start()
     try:
         assert register.enough.wait(10)

@@ -65,7 +65,7 @@ def _broker(own: Settings) -> Finding:
     if own.broker_url is None:
         return ok("broker", f"none: {_SLOWER}")
     try:
-        found = fault()
+        found = fault(own)
     except WorkerError as error:
         return faulty("broker", error)
     return ok("broker", "it answers") if found is None else warning("broker", f"{found.said}: {_SLOWER}", found.mend)

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
-from worker.cli import context
+from worker.cli import checks_operations, context
 from worker.cli.daemon import catalogue
 from worker.cli.finding import Finding, faulty, ok, warning, wrong
 from worker.crypto import keyring
@@ -65,6 +65,7 @@ def _inside(connection: Connection, own: Settings) -> Iterator[Finding]:
     yield _invariants(connection)
     yield _workers(connection, f"{own.backend}.{own.docker_host}")
     yield _jobs(connection)
+    yield from checks_operations.findings(connection)
 
 
 def _invariants(connection: Connection) -> Finding:

@@ -118,12 +118,14 @@ def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float
     """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
     from worker import daemons, meter_folder
     from worker.assembly import static_key
+    from worker.broker import errors_of
     from worker.queues import served
     from worker.supervisor import PAUSES, Supervisor
 
     _set_up_logs(own)
     static_key(own)  # before anything starts: production without a usable key must not run for a moment
     served(own, catalogue().values())  # likewise: a queue that does not exist
+    errors_of(own)  # and a broker's address that is none
     with meter_folder.reserved(own.state_dir) as folder:
         mains: dict[str, Callable[[], int]] = {}
         if "jobs" in parts:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, explain, interventions, pauses, words
 from worker.domain import JOB_STATES
 from worker.errors import Refused
 
@@ -19,7 +19,7 @@ _LONGEST_FACT: Final = 80
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch, cancel and retry jobs."""
+    """List, show, watch and explain jobs; cancel, retry, skip; pause and resume."""
 
 
 @jobs.command("list")
@@ -40,6 +40,7 @@ def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str
     from worker.store import status
 
     with context.reading() as connection:
+        pauses.tell(connection)
         found = status.jobs(connection, state=state, failed=failed, kind=kind, subject=subject, most=most)
     if as_json:
         words.data([_public(job) for job in found])
@@ -55,20 +56,22 @@ def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str
 def show(job_id: str, *, as_json: bool) -> None:
     """Show one job with its steps, its fault and what to do."""
     from worker.cli import watch
+    from worker.engine.explain import waits_for
+    from worker.store import standing as store
     from worker.store import status
 
     ident = context.checked_id(job_id, "job")
     with context.reading() as connection:
         job = status.job(connection, ident)
-        waits = status.why_waiting(connection, ident)
-    if job is None:
+        standing = store.standing(connection, ident)
+    if job is None or standing is None:
         raise Refused("show job: there is no such job", hint="molecule-worker jobs list", code="no_job")
     if as_json:
         words.data(_public(job))
         return
     shown = ("id", "kind", "subject", "state", "step", "direction", "requested_by", "priority")
     times = ("run_at", "created_at", "started_at", "finished_at")
-    words.pairs({**{name: job[name] for name in (*shown, *times)}, "waits for": waits or job["waiting_for"]})
+    words.pairs({**{name: job[name] for name in (*shown, *times)}, "waits for": waits_for(standing) or job["waiting_for"]})
     click.echo()
     rows = [(s["name"], s["state"], s["attempts"], words.duration(s["duration_ms"]), _facts(s["facts"])) for s in job["steps"]]
     words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet", short="facts")
@@ -85,43 +88,8 @@ def watch_job(job_id: str) -> int:
     return _watch(context.checked_id(job_id, "job"))
 
 
-@jobs.command()
-@click.argument("job_id", metavar="ID")
-@click.option("--reason", required=True, help="Why; kept with the job.")
-@click.option("--wait", is_flag=True, help="Watch until it has ended.")
-def cancel(job_id: str, *, reason: str, wait: bool) -> int:
-    """Undo what a job has done so far and end it."""
-    from worker.store import requests
-
-    ident = context.checked_id(job_id, "job")
-    with context.writing() as connection:
-        asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
-    if not asked:
-        raise Refused("cancel job: it has ended, or there is none", hint="molecule-worker jobs list", code="ended")
-    if wait:
-        _watch(ident)
-    else:
-        words.say(f"cancel asked for: molecule-worker jobs watch {ident}")
-    return words.DONE
-
-
-@jobs.command()
-@click.argument("job_ids", metavar="ID…", nargs=-1, required=True)
-@click.option("--wait", is_flag=True, help="Watch the last of them.")
-def retry(job_ids: Sequence[str], *, wait: bool) -> int:
-    """Run jobs again: failed ones from the start, blocked and waiting ones from where they are.
-
-    All of them or none: one that cannot be retried leaves the others as they are.
-    """
-    from worker.store import requests
-
-    idents = [context.checked_id(given, "job") for given in job_ids]
-    with context.writing() as connection:
-        for ident in idents:
-            requests.retry(connection, ident, requested_by=context.requested_by())
-    for ident in idents:
-        words.say(f"runs again: molecule-worker jobs watch {ident}")
-    return _watch(idents[-1]) if wait else words.DONE
+for _command in (interventions.cancel, interventions.retry, interventions.skip, pauses.pause, pauses.resume, explain.explain):
+    jobs.add_command(_command)
 
 
 @click.command()

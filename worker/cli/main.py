@@ -20,7 +20,10 @@ _COMMANDS: Final = {
     "workspaces": ("workspaces", "Create, list, show, delete workspaces; read their logs."),
     "secrets": ("secrets", "Set, list, unset what workspaces find as environment."),
     "enqueue": ("jobs", "Store a job: KIND key=value …"),
-    "jobs": ("jobs", "List, show, watch, cancel and retry jobs."),
+    "jobs": ("jobs", "List, explain, watch; cancel, retry, skip; pause, resume."),
+    "drain": ("pauses", "Leave a host free: its jobs go on elsewhere."),
+    "undrain": ("pauses", "Let a host work again."),
+    "sweep": ("sweep", "List what comes round by itself, or do it now."),
 }
 _DEBUG: Final = "--debug"
 #: What a shell shows for a program that SIGPIPE ended, as `head` ends the program before it.

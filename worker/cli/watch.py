@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.2
 #: Seconds for which the same is happening before a line says so where there is no terminal to show it live.
 _SILENCE_S: Final = 3.0
-_MARKS: Final = {"done": "✓", "failed": "✗"}
+_MARKS: Final = {"done": "✓", "failed": "✗", "skipped": "↷"}
 _BLAME: Final = {
     "tenant": "the request or the workspace's own program",
     "operator": "this installation's settings or its operator",
@@ -30,7 +30,7 @@ _BLAME: Final = {
 def watch(engine: "Engine", job_id: str) -> int:
     """Until the job rests or blocks; the exit code. Ctrl-C leaves the job as it is."""
     try:
-        with _display() as display:
+        with shown() as display:
             job = _follow(engine, job_id, display)
     except KeyboardInterrupt:
         words.say(f"the job goes on: molecule-worker jobs watch {job_id}")
@@ -59,15 +59,15 @@ class Display:
                 tries = f"  ({step['attempts']} tries)" if step["attempts"] > 1 else ""
                 self._say(f"  {_MARKS[step['state']]} {step['name']:<20} {words.duration(step['duration_ms']):>10}{tries}")
 
-    def now(self, what: str) -> None:
-        """What happens at this moment: live on a terminal; elsewhere one line when it takes its time."""
+    def now(self, what: str, left: str = "") -> None:
+        """What happens at this moment, and how long it will take: live on a terminal; elsewhere one line when it takes its time."""
         if what != self._now:
             self._now, self._since = what, monotonic()
         seconds = monotonic() - self._since
         if self._live is not None:
-            self._live.update(words.printable(f"{what}  {seconds:.0f} s"))
+            self._live.update(words.printable(f"{what}  {seconds:.0f} s{f', {left}' if left else ''}"))
         elif seconds >= _SILENCE_S and self._first("now", what):
-            self._say(f"  … {words.printable(what)}")
+            self._say(f"  … {words.printable(what)}{f' ({left})' if left else ''}")
 
     def _say(self, line: str) -> None:
         """Above the line that moves, where there is one."""
@@ -80,23 +80,26 @@ class Display:
 
 
 def _follow(engine: "Engine", job_id: str, display: Display) -> Mapping[str, Any]:
+    from worker.engine.explain import waits_for
+    from worker.store import standing as store
     from worker.store import status
 
     while True:
         with engine.connect() as connection:
             job = status.job(connection, job_id)
-            waits = status.why_waiting(connection, job_id)
-        if job is None:
+            standing = store.standing(connection, job_id)
+        if job is None or standing is None:
             raise Refused("watch job: there is no such job", hint="molecule-worker jobs list", code="no_job")
         display.finished(job)
         if job["state"] in status.REST or job["state"] == "blocked":
             return job
-        display.now(_doing(job, waits))
+        display.now(_doing(job, waits_for(standing)), left(job["progress"]))
         Event().wait(_LOOK_S)
 
 
 @contextmanager
-def _display() -> Iterator[Display]:
+def shown() -> Iterator[Display]:
+    """A display for as long as something is watched."""
     if not sys.stderr.isatty():
         yield Display()
         return
@@ -111,6 +114,15 @@ def _doing(job: Mapping[str, Any], waits: str | None) -> str:
     what = waits or job["waiting_for"]
     undo = "undo " if job["direction"] == "back" else ""
     return f"{progress['done']}/{progress['total']} {undo}{job['step']}{f': waits for {what}' if what else ''}"
+
+
+def left(progress: Mapping[str, Any]) -> str:
+    """How fast it goes and how long it will take, where that is known: `5.0/s, about 3 min 10 s left`."""
+    rate, seconds = progress["rate_per_second"], progress["eta_seconds"]
+    parts = [f"{float(rate):.1f}/s"] if rate else []
+    if seconds is not None:
+        parts.append(f"about {words.duration(max(1.0, float(seconds)) * 1000)} left")
+    return ", ".join(parts)
 
 
 def _end(job: Mapping[str, Any]) -> int:

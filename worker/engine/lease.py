@@ -130,7 +130,8 @@ class Lease:
         if not self._end():
             return
         self._thread.join(timeout=self._length_s)
-        self._register.close()
+        if not self._thread.is_alive():  # else its connection stands still, and would hold us up for ever
+            self._register.close()
 
     def _run(self) -> None:
         # The first look is at once, because what a dead predecessor left waits for this very process. Then six per lease:

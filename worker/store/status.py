@@ -1,6 +1,7 @@
 """What people ask about jobs: read from the stable view, never written."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -34,32 +35,48 @@ def jobs(
         for row in connection.execute(
             text(
                 "SELECT id, kind, subject, state, step, direction, attempt, requested_by, created_at, finished_at, "
-                "waiting_for, error FROM worker.job_status WHERE (CAST(:state AS text) IS NULL OR state = :state) "
-                "AND (NOT :failed OR state IN ('failed', 'blocked')) AND (CAST(:kind AS text) IS NULL OR kind = :kind) "
-                "AND (CAST(:subject AS text) IS NULL OR subject = :subject) ORDER BY created_at DESC LIMIT :most"
+                # Chosen first, because the view counts and foretells for each job that it is asked for.
+                "waiting_for, error FROM worker.job_status WHERE id = ANY (ARRAY("
+                "SELECT j.id FROM worker.jobs j WHERE (CAST(:state AS text) IS NULL OR j.state = :state) "
+                "AND (NOT :failed OR j.state IN ('failed', 'blocked')) AND (CAST(:kind AS text) IS NULL OR j.kind = :kind) "
+                "AND (CAST(:subject AS text) IS NULL OR j.subject = :subject) ORDER BY j.created_at DESC LIMIT :most)) "
+                "ORDER BY created_at DESC"
             ),
             {"state": state, "failed": failed, "kind": kind, "subject": subject, "most": most},
         ).mappings()
     ]
 
 
-def why_waiting(connection: Connection, job_id: str) -> str | None:
-    """Why a job is not run: its time, whoever holds its subject, nobody who serves its queue. None when it simply will be."""
-    row = connection.execute(
-        text(
-            "SELECT j.state, j.queue, j.run_at, j.run_at > clock_timestamp() AS early, "
-            "h.id::text AS holder, h.kind AS holder_kind, "
-            "EXISTS (SELECT FROM worker.processes p WHERE p.lease_until > clock_timestamp() AND j.queue = ANY (p.queues)) "
-            "AS served FROM worker.jobs j LEFT JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id "
-            "LEFT JOIN worker.jobs h ON h.id = s.job_id WHERE j.id = CAST(:id AS uuid)"
-        ),
-        {"id": job_id},
-    ).one_or_none()
-    if row is None or row.state not in {"queued", "waiting"}:
-        return None
-    if row.state == "queued" and row.holder is not None:
-        return f"{row.holder_kind} {row.holder} on the same subject to end"
-    if row.early:
-        # What a waiting job waits for is its own; its time is that of a look around every few seconds.
-        return f"its time, {row.run_at.astimezone():%Y-%m-%d %H:%M:%S}" if row.state == "queued" else None
-    return None if row.served else f"a worker that serves the queue {row.queue}"
+def to_retry(connection: Connection, *, kind: str | None, since: timedelta | None) -> list[Mapping[str, Any]]:
+    """Jobs that need a person (failed or blocked), the oldest first: id, kind, subject, state, why, at."""
+    return [
+        dict(row)
+        for row in connection.execute(
+            text(
+                "SELECT * FROM (SELECT j.id::text, j.kind, j.subject, j.state, j.error ->> 'message' AS why, j.seq, "
+                "coalesce(j.finished_at, (SELECT max(coalesce(s.finished_at, s.started_at)) FROM worker.steps s "
+                "WHERE s.job_id = j.id), j.started_at, j.created_at) AS at FROM worker.jobs j "
+                "WHERE j.state IN ('failed', 'blocked') AND (CAST(:kind AS text) IS NULL OR j.kind = :kind)) AS f "
+                "WHERE CAST(:since AS interval) IS NULL OR f.at > clock_timestamp() - CAST(:since AS interval) ORDER BY f.seq"
+            ),
+            {"kind": kind, "since": since},
+        ).mappings()
+    ]
+
+
+def concerned(connection: Connection, scope: str, what: str) -> int:
+    """How many live jobs a pause of this scope concerns; of a host, how many run there."""
+    conditions = {
+        "all": "j.state IN ('queued', 'running', 'waiting')",
+        "kind": "j.state IN ('queued', 'running', 'waiting') AND j.kind = :what",
+        "org": "j.state IN ('queued', 'running', 'waiting') AND j.org = :what",
+        "host": "j.state = 'running' AND j.process_id IN (SELECT p.id FROM worker.processes p WHERE p.host = :what)",
+    }
+    counted = text(f"SELECT count(*) FROM worker.jobs j WHERE {conditions[scope]}")  # noqa: S608  because the words are ours
+    return int(connection.execute(counted, {"what": what} if scope != "all" else {}).scalar_one())
+
+
+def hosts(connection: Connection) -> list[str]:
+    """Where processes live now."""
+    found = "SELECT DISTINCT host FROM worker.processes WHERE lease_until > clock_timestamp() ORDER BY host"
+    return list(connection.execute(text(found)).scalars())

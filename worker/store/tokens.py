@@ -43,24 +43,30 @@ def revoke_all(connection: Connection, workspace_id: str) -> int:
     return connection.execute(update(_TOKENS).where(live).values(revoked_at=func.now())).rowcount
 
 
+def seen(connection: Connection, token: Secret) -> WorkspaceId | None:
+    """The workspace whose live token this is at this moment, else None. Nothing is locked: no write may rely on it."""
+    live = (_TOKENS.c.token_hash == _digest(token)) & _TOKENS.c.revoked_at.is_(None)
+    owner = connection.execute(select(_TOKENS.c.workspace_id).where(live)).scalar_one_or_none()
+    return WorkspaceId(owner) if owner is not None else None
+
+
 def owner_of(connection: Connection, token: Secret) -> WorkspaceId | None:
     """The workspace whose live token this is, else None. Its row stays locked until the transaction ends.
 
     The token is looked up again under the lock, because a tombstone or a new token may have come while we waited for it.
     """
-    digest = _digest(token)
-    live = (_TOKENS.c.token_hash == digest) & _TOKENS.c.revoked_at.is_(None)
-    owner = connection.execute(select(_TOKENS.c.workspace_id).where(live)).scalar_one_or_none()
+    owner = seen(connection, token)
     if owner is None:
         return None
     _lock_workspace(connection, owner)
+    live = (_TOKENS.c.token_hash == _digest(token)) & _TOKENS.c.revoked_at.is_(None)
     stale = func.coalesce(_TOKENS.c.last_used_at < func.now() - _USE_IS_NOTED_EVERY, True)
     to_note = connection.execute(select(stale).where(live)).scalar_one_or_none()
     if to_note is None:
         return None
     if to_note:
         connection.execute(update(_TOKENS).where(live).values(last_used_at=func.now()))
-    return WorkspaceId(owner)
+    return owner
 
 
 def _lock_workspace(connection: Connection, workspace_id: str) -> bool:

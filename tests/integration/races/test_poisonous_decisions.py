@@ -25,6 +25,11 @@ def refused_rows(connection: Any) -> None:
     connection.exec_driver_sql("INSERT INTO worker.jobs (kind) VALUES ('half a row')")
 
 
+def slow_rows(connection: Any) -> None:
+    connection.exec_driver_sql("SET LOCAL statement_timeout = 20")
+    connection.exec_driver_sql("SELECT pg_sleep(5)")
+
+
 @contextmanager
 def watched(database: Database, stage: Stage) -> Iterator[Runtime]:
     left = Event()
@@ -41,9 +46,17 @@ def watched(database: Database, stage: Stage) -> Iterator[Runtime]:
         lambda: Done({"things": {1, 2}}),
         lambda: Done(rows=broken_rows),
         lambda: Done(rows=refused_rows),
+        lambda: Done(rows=slow_rows),
         lambda: Done(rows=lambda _: {"things": {1, 2}}),
     ],
-    ids=["refused facts", "facts that are no JSON", "bug in rows", "rows refused", "facts of rows that are no JSON"],
+    ids=[
+        "refused facts",
+        "facts that are no JSON",
+        "bug in rows",
+        "rows refused",
+        "rows out of time",
+        "facts of rows that are no JSON",
+    ],
 )
 def test_a_decision_that_cannot_be_written_fails_its_step_and_nothing_else(
     database: Database, stage: Stage, answer: Callable[[], Done]

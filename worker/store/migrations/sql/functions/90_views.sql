@@ -17,13 +17,15 @@ LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE s.direction = 'forward' AND s.status IN ('done', 'skipped')) AS n,
            max(s.position + 1) FILTER (WHERE s.direction = 'forward' AND s.status IN ('done', 'skipped')) AS ahead,
            max(s.finished_at) FILTER (WHERE s.direction = 'forward' AND s.status IN ('done', 'skipped')) AS last_end,
+           min(s.position - 1) FILTER (WHERE s.direction = 'back' AND s.status IN ('done', 'skipped')) AS behind,
            jsonb_agg(jsonb_build_object('name', CASE s.direction WHEN 'back' THEN 'undo ' ELSE '' END || s.name, 'state', s.status,
                'attempts', s.attempt + 1, 'started_at', s.started_at, 'finished_at', s.finished_at,
                'duration_ms', round(extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.started_at) * 1000), 'facts', s.facts)
                ORDER BY s.direction DESC, CASE s.direction WHEN 'forward' THEN s.position ELSE -s.position END) AS steps
     FROM worker.steps s WHERE s.job_id = j.id) AS done ON true
 CROSS JOIN LATERAL (SELECT CASE j.direction
-    WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1) ELSE j.position END AS position) AS here
+    WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1)
+    ELSE greatest(least(j.position, done.behind), 0) END AS position) AS here
 -- The step's own beginning, also when an earlier process began it; NULL while it is not begun.
 CROSS JOIN LATERAL (SELECT extract(epoch FROM clock_timestamp() - coalesce(
     (SELECT s.started_at FROM worker.steps s WHERE s.job_id = j.id AND s.direction = j.direction AND s.position = here.position AND s.status = 'waiting'),

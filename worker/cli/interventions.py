@@ -1,0 +1,156 @@
+"""`jobs cancel|retry|skip`: what a person decides about jobs that exist."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import click
+
+from worker.cli import context, words
+from worker.errors import Refused
+
+_AGE: Final = re.compile(r"(\d{1,6})(s|min|m|h|d)")
+_UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--reason", required=True, help="Why; kept with the job.")
+@click.option("--wait", is_flag=True, help="Watch until it has ended.")
+def cancel(job_id: str, *, reason: str, wait: bool) -> int:
+    """Undo what a job has done so far and end it."""
+    from worker.store import requests
+
+    ident = context.checked_id(job_id, "job")
+    with context.writing() as connection:
+        asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
+    if not asked:
+        raise Refused("cancel job: it has ended, or there is none", hint="molecule-worker jobs list", code="ended")
+    if wait:
+        _watch(ident)
+    else:
+        words.say(f"cancel asked for: molecule-worker jobs watch {ident}")
+    return words.DONE
+
+
+@click.command()
+@click.argument("job_ids", metavar="ID…", nargs=-1)
+@click.option("--failed", is_flag=True, help="All jobs that need a person: failed or blocked.")
+@click.option("--kind", help="With --failed: only this kind.")
+@click.option("--since", metavar="AGE", help="With --failed: only since then, e.g. 30min, 2h, 7d.")
+@click.option("--dry-run", is_flag=True, help="Say what would run again, and do nothing.")
+@click.option("--wait", is_flag=True, help="Watch the last of them.")
+def retry(job_ids: Sequence[str], *, failed: bool, kind: str | None, since: str | None, dry_run: bool, wait: bool) -> int:
+    """Run jobs again: failed ones from the start, blocked and waiting ones from where they are.
+
+    Named ones are all retried or none. With --failed each is retried by itself: those that are refused are listed, and the
+    exit code is 1.
+
+    \b
+    Examples:
+      molecule-worker jobs retry <id> --wait
+      molecule-worker jobs retry --failed --since 2h --dry-run
+    """
+    if bool(job_ids) is failed or (not failed and (kind or since)):
+        raise Refused("read command line: name jobs, or say --failed", hint="molecule-worker jobs retry --help", code="usage")
+    if failed:
+        return _retry_failed(kind, _age(since), dry_run=dry_run, wait=wait)
+    return _retry_named([context.checked_id(given, "job") for given in job_ids], dry_run=dry_run, wait=wait)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID")
+@click.option("--step", required=True, help="At which the job stands.")
+@click.option("--reason", default="", help="Why it need not be done; kept as a debt.")
+@click.option("--wait", is_flag=True, help="Watch what follows.")
+def skip(job_id: str, *, step: str, reason: str, wait: bool) -> int:
+    """Pass a step that cannot be done, and owe it from now on.
+
+    Only where its job is blocked or waits, and where the kind allows it; an undo may always be skipped.
+    """
+    from worker.store import requests
+
+    ident = context.checked_id(job_id, "job")
+    if not reason.strip():
+        raise words.Unsafe("skip step: a reason is needed, because what is skipped is owed", hint="--reason '…'")
+    with context.writing() as connection:
+        requests.skip(connection, ident, step, reason, requested_by=context.requested_by())
+    if wait:
+        return _watch(ident)
+    words.say(f"{step} is skipped and owed: molecule-worker jobs watch {ident}")
+    return words.DONE
+
+
+def _retry_named(idents: Sequence[str], *, dry_run: bool, wait: bool) -> int:
+    from worker.store import requests
+
+    engine = context.open_database(context.settings())
+    with engine.connect() as connection, connection.begin() as transaction:
+        for ident in idents:
+            requests.retry(connection, ident, requested_by=context.requested_by())
+        if dry_run:
+            transaction.rollback()
+            words.say(f"would retry {len(idents)} jobs")
+            return words.DONE
+    for ident in idents:
+        words.say(f"runs again: molecule-worker jobs watch {ident}")
+    return _watch(idents[-1]) if wait else words.DONE
+
+
+def _retry_failed(kind: str | None, since: timedelta | None, *, dry_run: bool, wait: bool) -> int:
+    from worker.store import status
+
+    engine = context.open_database(context.settings(), size=1)
+    with engine.connect() as connection:
+        found = status.to_retry(connection, kind=kind, since=since)
+    if dry_run:
+        _list(found)
+        words.say(f"would retry {len(found)} jobs")
+        return words.DONE
+    refused = _retry_each(engine, found)
+    words.say(f"{len(found) - len(refused)} of {len(found)} jobs run again")
+    if refused:
+        _list(refused)
+    done = [job for job in found if job["id"] not in {other["id"] for other in refused}]
+    watched = _watch(done[-1]["id"]) if wait and done else words.DONE
+    return words.FAILED if refused else watched
+
+
+def _retry_each(engine: Any, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """In a transaction of its own each, so that a refusal or Ctrl-C leaves the others retried. Those refused, with why."""
+    from worker.store import requests
+
+    refused: list[Mapping[str, Any]] = []
+    for done, job in enumerate(found):
+        try:
+            with engine.begin() as connection:
+                requests.retry(connection, job["id"], requested_by=context.requested_by())
+        except Refused as error:
+            refused.append({**job, "why": error.message})
+        except KeyboardInterrupt:
+            words.say(f"{done - len(refused)} of {len(found)} jobs run again; the others are as they were")
+            raise
+    return refused
+
+
+def _list(jobs: Sequence[Mapping[str, Any]]) -> None:
+    rows = [(job["id"], job["kind"], job["state"], words.age(job["at"]), job["subject"], job["why"]) for job in jobs]
+    words.table(
+        ("id", "kind", "state", "age", "subject", "why"), rows, empty="no jobs", less=("subject", "why", "age"), short="why"
+    )
+
+
+def _age(given: str | None) -> timedelta | None:
+    if given is None:
+        return None
+    found = _AGE.fullmatch(given.strip())
+    if found is None:
+        raise Refused("read --since: it is not an age", hint="30s, 15min, 2h or 7d", code="bad_age")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+def _watch(job_id: str) -> int:
+    from worker.cli import watch
+
+    return watch.watch(context.open_database(context.settings()), job_id)

@@ -1,0 +1,141 @@
+"""`jobs pause|resume`, `drain`, `undrain`: what operators hold back. Shown wherever jobs are, so that nobody forgets it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from worker.cli import context, words
+from worker.errors import Refused
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+_SCOPES: Final = ("kind", "org", "all")
+#: Seconds between two looks whether a host is free.
+_LOOK_S: Final = 0.5
+
+
+@click.command()
+@click.argument("scope", type=click.Choice(_SCOPES))
+@click.argument("what", default="")
+@click.option("--reason", help="Why; everybody who lists jobs reads it.")
+def pause(scope: str, what: str, *, reason: str | None) -> None:
+    """Have no job claimed of a kind, an organisation, or at all; what runs goes on to its next wait.
+
+    \b
+    Examples:
+      molecule-worker jobs pause kind workspace.delete --reason audit
+      molecule-worker jobs pause all --reason "moving the database"
+    """
+    from worker.store import status
+
+    with context.writing() as connection:
+        _hold(connection, scope, _checked(scope, what), reason)
+        n = status.concerned(connection, scope, what)
+    words.say(f"{n} live jobs are concerned; end it: molecule-worker jobs resume {f'{scope} {what}'.strip()}")
+
+
+@click.command()
+@click.argument("scope", type=click.Choice(_SCOPES))
+@click.argument("what", default="")
+def resume(scope: str, what: str) -> None:
+    """End a pause; how many jobs were held back by it is said."""
+    _free(scope, _checked(scope, what))
+
+
+@click.command()
+@click.argument("host")
+@click.option("--reason", help="Why; everybody who lists jobs reads it.")
+@click.option("--wait", is_flag=True, help="Until nothing runs there.")
+def drain(host: str, *, reason: str | None, wait: bool) -> int:
+    """Leave a host free: its processes claim nothing, and give their jobs back at the next boundary.
+
+    It stays so, also for processes that start there later, until `molecule-worker undrain HOST`.
+    """
+    from worker.store import status
+
+    engine = context.open_database(context.settings())
+    with engine.begin() as connection:
+        _hold(connection, "host", _checked("host", host), reason)
+        known = status.hosts(connection)
+    if host not in known:
+        words.say(f"no process lives there now; hosts with processes: {', '.join(known) or 'none'}")
+    words.say(f"end it: molecule-worker undrain {host}")
+    if wait:
+        _wait_until_free(engine, host)
+    return words.DONE
+
+
+@click.command()
+@click.argument("host")
+def undrain(host: str) -> None:
+    """Let a host work again."""
+    _free("host", _checked("host", host))
+
+
+def tell(connection: "Connection") -> None:
+    """A line for each pause that holds, before anything else is read."""
+    from worker.store import standing
+
+    for held in standing.pauses(connection):
+        verb = "drained" if held.scope == "host" else "paused"
+        words.say(words.printable(f"{verb}: {held}"))
+
+
+def _hold(connection: "Connection", scope: str, what: str, reason: str | None) -> None:
+    from worker.store import requests, standing
+
+    new = requests.pause(connection, scope, what, reason, requested_by=context.requested_by())
+    held = next(held for held in standing.pauses(connection) if (held.scope, held.what) == (scope, what))
+    words.say(words.printable(f"{'drained' if scope == 'host' else 'paused'}{'' if new else ' already'}: {held}"))
+
+
+def _free(scope: str, what: str) -> None:
+    from worker.store import requests
+
+    with context.writing() as connection:
+        freed = requests.resume(connection, scope, what, requested_by=context.requested_by())
+    name = words.printable(f"{scope} {what}".strip())
+    if freed is None:
+        words.say(f"{name} was not {'drained' if scope == 'host' else 'paused'}")
+    elif scope == "host":
+        words.say(f"{name} works again")
+    else:
+        words.say(f"{name} goes on: {freed} jobs were held back")
+
+
+def _checked(scope: str, what: str) -> str:
+    if (scope == "all") is bool(what):
+        hint = "molecule-worker jobs pause kind K | org S | all"
+        raise Refused(f"read command line: {scope} takes {'no name' if scope == 'all' else 'a name'}", hint=hint, code="usage")
+    return what
+
+
+def _wait_until_free(engine: "Engine", host: str) -> None:
+    from worker.store import status
+
+    try:
+        with _progress() as tell_count:
+            while True:
+                with engine.connect() as connection:
+                    n = status.concerned(connection, "host", host)
+                if not n:
+                    break
+                tell_count(n)
+                Event().wait(_LOOK_S)
+    except KeyboardInterrupt:
+        words.say(f"the host stays drained: molecule-worker undrain {host}")
+        raise
+    words.say("nothing runs there")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Says how many jobs still run there: live on a terminal, elsewhere a line whenever it changes."""
+    from worker.cli import watch
+
+    with watch.shown() as display:
+        yield lambda n: display.now(f"{n} jobs run there")
