@@ -43,6 +43,7 @@ def run(bench: Bench, examples: int, store: type[Store] = Store) -> None:
     )
 
 
+@pytest.mark.timeout(3600 if full() else 180)
 def test_the_tables_hold_what_the_model_holds(bench: Bench) -> None:
     run(bench, 2_000 if full() else 60)
 

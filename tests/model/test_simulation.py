@@ -19,7 +19,7 @@ from worker.engine.machine import Facts
 from worker.engine.walk import Reply
 from worker.errors import JournalLost
 
-SEEDS = 100_000 if full() else 4_000
+SEEDS = 50_000 if full() else 3_000
 #: So many seeds at most find any of the faults below.
 ENOUGH = 400
 
@@ -34,6 +34,7 @@ def run(seeds: range, **parts: Any) -> Counter[str]:
     return did
 
 
+@pytest.mark.timeout(3600 if full() else 180)
 def test_no_history_breaks_a_promise_of_the_engine() -> None:
     did = run(range(SEEDS))
 
@@ -48,7 +49,7 @@ def test_no_history_breaks_a_promise_of_the_engine() -> None:
         "stale writes refused",
     }
     assert happened <= set(did)
-    assert {"succeeded", "failed", "cancelled", "effects of a zombie"} <= set(did)
+    assert {"succeeded", "failed", "cancelled", "skips"} <= set(did)
 
 
 def test_a_seed_is_the_same_history_each_time() -> None:
