@@ -200,7 +200,9 @@ def crash_once_too_often(database: Database, worker: FirstWorker) -> None:
     """The worker dies with what it holds, which has seen that before."""
     with database.engine.begin() as connection:
         connection.execute(text("DELETE FROM worker.job_events"))
-        connection.execute(text("UPDATE worker.jobs SET crashes = :n WHERE process_id = :id"), {"n": MAX_CRASHES - 1, "id": worker.id})
+        connection.execute(
+            text("UPDATE worker.jobs SET crashes = :n WHERE process_id = :id"), {"n": MAX_CRASHES - 1, "id": worker.id}
+        )
     worker.die()
     other = FirstWorker(database)
     assert other.reap() == 1

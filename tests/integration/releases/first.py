@@ -71,7 +71,22 @@ class FirstWorker:
         self._ask(self._lease, "SELECT pg_advisory_lock(%s, %s)", (NAMESPACE, self.id))
 
     def claim(self, most: int, *ids: str) -> list[dict[str, Any]]:
-        names = "id kind subject args steps only_forward direction position attempt fence stop error requested_by past".split()
+        names = [
+            "id",
+            "kind",
+            "subject",
+            "args",
+            "steps",
+            "only_forward",
+            "direction",
+            "position",
+            "attempt",
+            "fence",
+            "stop",
+            "error",
+            "requested_by",
+            "past",
+        ]
         rows = self._ask(self._work, CLAIM, (self.id, ["toy"], most, list(ids) or None))
         return [dict(zip(names, row, strict=True)) for row in rows]
 

@@ -133,7 +133,9 @@ def test_jobs_in_every_state_as_the_first_release_stored_them_end_as_they_should
         ends[job if isinstance(job, str) else str(job["id"])] = end
     worker.leave()
     with first.engine.begin() as connection:
-        connection.execute(text("UPDATE worker.processes SET lease_until = now() - interval '1 minute' WHERE id = :id"), {"id": dead.id})
+        connection.execute(
+            text("UPDATE worker.processes SET lease_until = now() - interval '1 minute' WHERE id = :id"), {"id": dead.id}
+        )
     dead.die()
 
     migrate(first.engine)
