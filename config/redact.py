@@ -41,6 +41,8 @@ def clean(value: Any, depth: int = 0) -> Any:
             found = float(value) if math.isfinite(value) else f"{float(value)}"
         case str():
             found = text(str.__str__(value))
+        case tuple() if type(value).__name__ in _URLS:
+            found = _scalar(value)  # SQLAlchemy's URL is a tuple, its password one of the fields
         case dict() | list() | tuple() | set() | frozenset():
             found = _nested(value, depth)
         case _:

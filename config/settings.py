@@ -47,7 +47,9 @@ class Settings(BaseModel):
     database_url: SecretStr | None = Field(None, alias="DATABASE_URL", description="Postgres, the truth.")
     redis_url: SecretStr | None = Field(None, alias="REDIS_URL", description="The platform's cache, database 0.")
     celery_broker_url: SecretStr | None = Field(
-        None, alias="CELERY_BROKER_URL", description="Doorbells. Default: database 1 of REDIS_URL."
+        None,
+        alias="CELERY_BROKER_URL",
+        description="Doorbells: Redis, or a virtual host of RabbitMQ. Default: database 1 of REDIS_URL.",
     )
     platform_url: str | None = Field(
         None, alias="PLATFORM_URL", description="Where workspaces register. Default: the worker's own receiver."
@@ -121,7 +123,9 @@ class Settings(BaseModel):
         32, alias="MOLECULE_WORKER_SLOTS", description="Jobs that one worker process drives at once."
     )
     queues: str = Field(
-        "", alias="MOLECULE_WORKER_QUEUES", description="Comma-separated queues to serve. Default: this host's own."
+        "",
+        alias="MOLECULE_WORKER_QUEUES",
+        description="Comma-separated queues to serve. Default: this host's, and one of each kind that has its own.",
     )
     keep_days: Days = Field(
         30, alias="MOLECULE_WORKER_KEEP_DAYS", description="Jobs that succeeded or were cancelled are kept this long, days."

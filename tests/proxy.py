@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Condition, Event, Thread
+from time import monotonic
 from typing import Final
 
 from sqlalchemy import Engine
@@ -21,6 +22,8 @@ from worker.domain import Secret
 from worker.store import connect
 
 _CHUNK: Final = 1 << 16
+#: Seconds between two lost replies.
+_QUIET_S: Final = 0.25
 _READY: Final = re.compile(rb"Z\x00\x00\x00\x05[ITE]\Z")
 _NAME: Final = re.compile(rb"application_name\x00molecule-worker ([^\x00]*)\x00")
 #: Roles of connections; whatever is none of the held ones belongs to a pool.
@@ -32,13 +35,15 @@ WORK: Final = (CLAIMS, JOURNAL, POOL)
 class Loss:
     """Replies to be lost: the statement is executed, its client is cut off before it hears of it.
 
-    A connection's first such statement is spared, so that whoever asks again on a new one is answered.
+    A connection's first such statement is spared, and everybody's for a moment after a loss, so that whoever asks again is
+    answered: two losses in a row are another matter.
     """
 
     marker: bytes
     role: str  #: of this role only; empty for any
     left: int
     happened: int = 0
+    quiet_until: float = 0.0  #: monotonic seconds
     all_happened: Event = field(default_factory=Event)
 
 
@@ -179,11 +184,12 @@ class Proxy:
     def loses(self, link: _Link, said: bytes) -> Loss | None:
         with self._changed:
             for loss in self._losses:
-                if loss.left and loss.role in {"", link.role} and loss.marker in said:
+                if loss.left and monotonic() >= loss.quiet_until and loss.role in {"", link.role} and loss.marker in said:
                     if loss.marker not in link.spared:
                         link.spared.add(loss.marker)
                         continue
                     loss.left -= 1
+                    loss.quiet_until = monotonic() + _QUIET_S
                     return loss
         return None
 

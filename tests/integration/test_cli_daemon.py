@@ -178,3 +178,17 @@ def alive(database: Database) -> int:
     with database.engine.connect() as connection:
         found = connection.execute(text("SELECT count(*) FROM worker.processes WHERE lease_until > clock_timestamp()"))
         return int(found.scalar_one())
+
+
+def test_a_queue_that_does_not_exist_and_a_broker_that_is_none_are_refused_before_anything_starts(
+    shell: Shell, database: Database
+) -> None:
+    remember(database, *KINDS)
+    queue = shell("run", "--queues", "memory.lokal,jobs")
+    broker = shell("run", CELERY_BROKER_URL="nonsense://ada:hunter2@h/0")
+
+    assert (queue.code, broker.code) == (2, 2)
+    assert queue.error == "read MOLECULE_WORKER_QUEUES: no queue is named memory.lokal"
+    assert queue.hint == "this host has jobs, memory.local"
+    assert broker.error == "read CELERY_BROKER_URL: it is not a broker's URL"
+    assert "hunter2" not in broker.err

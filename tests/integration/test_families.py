@@ -1,6 +1,7 @@
 """A step that spreads over other jobs, and an operator who skips a step."""
 
 from datetime import timedelta
+from threading import Event
 from typing import Any
 from uuid import uuid4
 
@@ -143,6 +144,20 @@ def test_a_parent_is_undone_with_the_reason_when_a_child_is_refused(database: Da
         until(lambda: state(database, job) == "failed", what="the parent is given up")
 
     assert status(database, job)["error"]["step"] == "s2"
+
+
+def test_a_child_that_is_refused_later_costs_the_parent_attempts_and_not_its_process(database: Database, stage: Stage) -> None:
+    remember(database, *BOTH)
+    children = [Child("toy.child", {"id": str(uuid4())}), Child("toy.none", {})]
+    stage.script["s2"] = lambda p: Spread(children, most=1) if p.children is None else Done()
+    left = Event()
+    with process(database, stage, *BOTH, left=left):
+        job = ask(database, "toy.parent")
+        until(lambda: left.is_set() or state(database, job) == "failed", what="the parent is given up")
+        assert not left.is_set()
+
+    assert status(database, job)["error"]["code"] == "decision_refused"
+    assert database_is_sound(database)
 
 
 def skip(database: Database, job: str, step: str, reason: str = "it is gone") -> Any:

@@ -250,6 +250,15 @@ def test_a_job_parked_behind_somebody_is_left_there(database: Database) -> None:
     assert status(database, second)["parked"]
 
 
+def test_a_job_that_the_next_claim_calls_is_left_to_it(database: Database) -> None:
+    remember(database, KIND)
+    ask(database)
+    run(database, "UPDATE worker.jobs SET parked = true")
+    run(database, "INSERT INTO worker.subjects (key, awaited) SELECT subject, true FROM worker.jobs")
+
+    assert sweeps.mend(ground(database), go_on)["parked"] == 0
+
+
 @pytest.mark.parametrize(
     ("scope", "what", "freed"),
     [("kind", "toy.make", 1), ("kind", "toy.none", 2), ("org", "acme", 1), ("org", "none", 2), ("all", "", 0)],

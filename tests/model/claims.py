@@ -24,12 +24,14 @@ class Claiming:
         self.subjects: dict[str, Subject] = {}
         self.processes: dict[int, Process] = {}
         self.children: list[Child] = []
+        self.placements: dict[str, str] = {}  #: what a subject's id is placed in: its organisation
         self.pauses: set[tuple[str, str]] = set()
         self.keys: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}  #: kind and key → job and the args asked for
 
     def claim(self, process: int, most: int, ids: Iterable[str] | None = None, after: str = "") -> list[Job]:
         """Up to `most` jobs whose time it is, their subjects held from now on. Turns begin behind organisation `after`."""
-        if ("host", self.processes[process].host) in self.pauses:
+        me = self.processes[process]
+        if me.lease_until <= self.now or ("host", me.host) in self.pauses:
             return []
         self._call()
         taken: list[Job] = []
@@ -183,7 +185,7 @@ class Claiming:
     def _holder_of(self, job: Job) -> Job | None:
         """The other job that holds this one's subject."""
         holder = self._holder(job.subject)
-        return self.jobs[holder] if holder not in {None, job.id} else None  # type: ignore[index]
+        return self.jobs[holder] if holder is not None and holder != job.id else None
 
 
 def _turn(job: Job) -> tuple[int, int]:

@@ -5,8 +5,9 @@ python -m tests.model SEED           replays it and prints every move
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from tests.model.fibers import Loop, Mortal
@@ -98,10 +99,11 @@ class Simulation:
         self._say = say
         self.weather = weather(self._rng)
         self.store = store(KINDS)
+        self.store.placements.update(_ORGS)
         self.watch = Watch(self.store)
         self.loop = Loop(self._rng)
         self.loop.on_time = self._tick
-        self.kinds = KINDS
+        self.kinds: Mapping[str, Kind] = KINDS
         self.lease_of = lease
         self.pen_of = pen
         self._ground = Mortal("outside")
@@ -144,7 +146,7 @@ class Simulation:
     def respawn(self) -> None:
         self.loop.spawn(self._ground, self._start, after=self.between(0.05, 0.5))
 
-    def answer(self, passage: Passage) -> Result:
+    def answer(self, passage: Passage) -> Result:  # noqa: PLR0911  because a table of chances reads best in a row
         odds, seconds = self.weather, timedelta(seconds=self.between(0.0, 2.0))
         if passage.key.endswith(":forward:" + LISTENS) and passage.subject not in self._told:
             return NotYet("the event", HOUR)
@@ -193,7 +195,7 @@ class Simulation:
 
     def _plan(self) -> None:
         for subject in _ORGS:
-            self._at(self.between(0, STORM_S), lambda subject=subject: self._tell(f"toy:{subject}"))
+            self._at(self.between(0, STORM_S), partial(self._tell, f"toy:{subject}"))
         for _ in range(self._rng.randrange(2, 6)):
             self._at(self.between(0, STORM_S / 2), self._enqueue)
         # fmt: off
@@ -228,13 +230,15 @@ class Simulation:
         args: dict[str, Any] = {"id": subject}
         if kind.widens and self._rng.random() < 0.5:
             args["deep"] = True
-        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)), org=_ORGS[subject])
+        ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)))
         self.say(f"enqueue {kind.name} {args}: {ident}, {'new' if created else 'live'}")
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)
 
-    def _job(self) -> Job | None:
-        return self._rng.choice(list(self.store.jobs.values())) if self.store.jobs else None
+    def _job(self, *states: str) -> Job | None:
+        """Any job; rather one in such a state, where there is one."""
+        jobs = [job for job in self.store.jobs.values() if job.state in states] or list(self.store.jobs.values())
+        return self._rng.choice(jobs) if jobs else None
 
     def _cancel(self) -> None:
         if job := self._job():
@@ -242,18 +246,19 @@ class Simulation:
             self.store.cancel(job.id)
 
     def _retry(self) -> None:
-        if job := self._job():
+        if job := self._job("blocked", "failed"):
             before = job.state
             self.say(f"retry {job.id} ({before})")
             self.store.retry(job.id)
             self.watch.retried(job, before)
 
     def _skip(self) -> None:
-        if job := self._job():
-            step = job.names[job.position]
+        if job := self._job("blocked", "waiting"):
+            position = self.store.stands_at(job)
+            step = job.names[position]
             self.store.skip(job.id, step)
             self.say(f"skip {step} of {job.id}")
-            self.watch.skipped(job)
+            self.watch.skipped(job, position)
 
     def _pause(self) -> None:
         scopes = [("all", ""), ("kind", "make"), ("org", "x"), ("host", "here")]

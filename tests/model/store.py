@@ -4,7 +4,7 @@ Written from the rules and not from the SQL, so that the two can disagree. Nothi
 one transaction of the real store does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.model.claims import Claiming
@@ -27,7 +27,6 @@ class Store(Claiming):
         key: str | None = None,
         run_at: float | None = None,
         priority: int = 100,
-        org: str = "",
         ident: str | None = None,
     ) -> tuple[str, bool]:
         """(job, whether it is new). `ident` is the id that a new one gets."""
@@ -46,6 +45,7 @@ class Store(Claiming):
                 self._remember(job, key, full)
                 return job.id, False
         number = len(self.jobs) + 1
+        org = self.placements.get(str(args[kind.subject_arg]), "")
         at = self.now if run_at is None else run_at
         job = Job(ident or f"j{number}", number, kind, subject, org, kind.machine.names, full, key, priority, at)
         self.jobs[job.id] = job
@@ -110,17 +110,26 @@ class Store(Claiming):
     def skip(self, ident: str, step: str) -> None:
         """The step at which a job stands counts as done: an undo always, on the way forward where its kind allows it."""
         job = self.jobs[ident]
-        if job.state not in {"blocked", "waiting"} or job.names[job.position] != step:
+        position = self.stands_at(job)
+        if job.state not in {"blocked", "waiting"} or job.names[position] != step:
             raise Refusal("MW005")
         if job.direction == "forward" and step not in job.kind.skippable:
             raise Refusal("MW005")
-        at = (job.direction, job.position)
+        at = (job.direction, position)
+        if at in job.steps and job.steps[at].status in PASSED:
+            raise Refusal("MW005")
         if at in job.steps:
             job.steps[at].status = "skipped"
         else:
             job.steps[at] = StepRow(step, "skipped", job.attempt, job.fence or 0, {}, self.now)
         job.state = "waiting"
         self._anew(job)
+
+    def stands_at(self, job: Job) -> int:
+        """The first step that is neither done nor skipped, the last of the way when all are."""
+        way = range(job.position, len(job.names)) if job.direction == "forward" else range(job.position, -1, -1)
+        passed = self.passed(job, job.direction)
+        return next((at for at in way if at not in passed), way[-1])
 
     def _anew(self, job: Job) -> None:
         """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
@@ -172,14 +181,21 @@ class Store(Claiming):
 
     def apply(self, record: Record) -> Reply | None:
         """Write one decision of whoever holds the subject; None for anybody else."""
-        job = self.jobs[record["job"]]
-        if job.state != "running" or job.fence != record["fence"]:
-            return None
-        self._note(job, record)
-        again = self._move(job, record)
-        reply = Reply(job.stop, job.args, again=again)
-        self._family(job, record)
-        return reply
+        return self.apply_all([record])[0]
+
+    def apply_all(self, records: Sequence[Record]) -> list[Reply | None]:
+        """Several decisions in one transaction: first what becomes of each job, then of their children."""
+        held = [(record, self.jobs[record["job"]]) for record in records]
+        mine = [job.state == "running" and job.fence == record["fence"] for record, job in held]
+        replies: list[Reply | None] = []
+        for (record, job), is_mine in zip(held, mine, strict=True):
+            if is_mine:
+                self._note(job, record)
+            replies.append(Reply(job.stop, job.args, again=self._move(job, record)) if is_mine else None)
+        for (record, job), is_mine in zip(held, mine, strict=True):
+            if is_mine:
+                self._family(job, record)
+        return replies
 
     def _note(self, job: Job, record: Record) -> None:
         if record["status"] is None:
@@ -230,17 +246,14 @@ class Store(Claiming):
 
     def _start_children(self, parent: Job, children: list[Child]) -> None:
         live = sum(child.state is None and child.job is not None for child in children)
-        waiting = [(number, child) for number, child in enumerate(children, 1) if child.unstarted]
-        for number, child in waiting[: max(0, children[0].most - live)] if children else []:
-            key = f"{parent.id}:{child.position}:{number}"
-            child.job, _ = self.enqueue(self.kinds[child.kind], child.args, key=key, priority=parent.priority, org=parent.org)
-            state = self.jobs[child.job].state
-            child.state = state if state in REST else None
+        waiting = [child for child in children if child.unstarted]
+        for child in waiting[: max(0, children[0].most - live)] if children else []:
+            child.job, _ = self.enqueue(self.kinds[child.kind], child.args, priority=parent.priority)
 
     def _drop_children(self, children: list[Child]) -> None:
         for child in children:
             if child.unstarted:
-                child.state, child.told = "cancelled", True
+                child.state = "cancelled"
             elif child.state is None and child.job is not None:
                 job = self.jobs[child.job]
                 if not (job.kind.machine.only_forward and job.started):
@@ -276,7 +289,8 @@ class Store(Claiming):
         job.run_at = self.now + min(job.crashes - 1, 6)
         job.state = "waiting"
         if job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
-            job.state, job.error = "blocked", {"code": "crash_loop"}
+            why = {"undoing": job.error} if job.direction == "back" else {}
+            job.state, job.error = "blocked", {"code": "crash_loop", **why}
 
     def stops(self, process: int) -> frozenset[str]:
         """The running jobs of a process that must come to their boundary."""

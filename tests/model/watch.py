@@ -56,10 +56,10 @@ class Watch:
             self._run[job.id] += 1
         self._excused.add(job.id)
 
-    def skipped(self, job: Job) -> None:
+    def skipped(self, job: Job, position: int) -> None:
         """A person skipped the step at which it stands."""
         self.did["skips"] += 1
-        self._done[self._place(job, job.direction, job.position)] = self._claims
+        self._done[self._place(job, job.direction, position)] = self._claims
         self._excused.add(job.id)
 
     def begins(self, number: int, passage: Passage) -> None:

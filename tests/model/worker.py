@@ -97,6 +97,7 @@ class Worker(Mortal):
             self, LEASE_S, self.lose, self.intake.wake, self.intake.driving, clock=loop.clock, event=loop.event
         )
         loop.spawn(self, self.lease._run)
+        loop.spawn(self, self.lease._watch)
         loop.spawn(self, self.intake._look_around)
         self.intake.wake()
 
@@ -167,15 +168,11 @@ class Worker(Mortal):
 
     def beat(self) -> Beat:
         """`worker.engine.lease.Register`."""
-        try:
-            if self.cut:
-                raise Lost
+        if not self.cut:
             self.moment("before beat")
-            if self.sim.chance(self.sim.weather.lost_request):
-                raise Lost
-            return self._beat()
-        except Lost as error:
-            raise Unreachable("renew lease: lost") from error
+        if self.cut or self.sim.chance(self.sim.weather.lost_request):
+            raise Unreachable("renew lease: lost")
+        return self._beat()
 
     def _beat(self) -> Beat:
         store, me = self.sim.store, self.process_id

@@ -67,7 +67,9 @@ def test_a_statement_whose_reply_was_lost_is_neither_lost_nor_done_twice(scene: 
         before = len(scene.house.lines("left"))
         lost[path] = lose_and_end(scene, path).happened
         left = len(scene.house.lines("left")) - before
-        assert left >= lost[path] if doubtful else left == 0, f"{left} processes left for {lost[path]} lost replies: {path}"
+        # Who loses two replies in a row to one decision leaves, too: in many losses that may happen, in a few it must not.
+        enough = left >= lost[path] if doubtful else left <= lost[path] // 10
+        assert enough, f"{left} processes left for {lost[path]} lost replies: {path}"
         in_doubt += left
 
     scene.house.tell(f"ambiguous commit: replies lost {lost}, {in_doubt} processes left in doubt, {scene.load.summary()}")

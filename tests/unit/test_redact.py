@@ -100,6 +100,11 @@ def test_a_canary_in_any_position_never_appears_and_the_line_is_json(value: Any)
     assert CANARY not in line
 
 
+@pytest.mark.parametrize("carry", CARRIERS)
+def test_no_carrier_lets_its_canary_out(carry: Callable[[str], Any]) -> None:
+    assert CANARY not in json.dumps(redact.clean({"nested": [carry(CANARY)]}))
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3), max_leaves=6

@@ -46,7 +46,7 @@ def migrate() -> None:
 @click.command()
 @click.option("--only", type=click.Choice(_PARTS), multiple=True, help="Only this part; may be repeated.")
 @click.option("--concurrency", type=click.IntRange(1, 256), help="Jobs that one process drives at once.")
-@click.option("--queues", help="Comma-separated; default: this host's own.")
+@click.option("--queues", help="Comma-separated; default: this host's and the kinds' own.")
 def run(*, only: tuple[str, ...], concurrency: int | None, queues: str | None) -> int:
     """Run the daemon on DATABASE_URL: worker processes, doorbells and the receiver.
 

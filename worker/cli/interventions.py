@@ -35,7 +35,7 @@ def cancel(job_id: str, *, reason: str, wait: bool) -> int:
 
 
 @click.command()
-@click.argument("job_ids", metavar="ID…", nargs=-1)
+@click.argument("job_ids", metavar="[ID]…", nargs=-1)
 @click.option("--failed", is_flag=True, help="All jobs that need a person: failed or blocked.")
 @click.option("--kind", help="With --failed: only this kind.")
 @click.option("--since", metavar="AGE", help="With --failed: only since then, e.g. 30min, 2h, 7d.")

@@ -119,12 +119,14 @@ def _wait_until_free(engine: "Engine", host: str) -> None:
 
     try:
         with _progress() as tell_count:
-            while True:
+            quiet = 0
+            # Twice, because a claim that began before the drain may end behind the first look.
+            while quiet < 2:  # noqa: PLR2004
                 with engine.connect() as connection:
                     n = status.concerned(connection, "host", host)
-                if not n:
-                    break
-                tell_count(n)
+                quiet = 0 if n else quiet + 1
+                if n:
+                    tell_count(n)
                 Event().wait(_LOOK_S)
     except KeyboardInterrupt:
         words.say(f"the host stays drained: molecule-worker undrain {host}")

@@ -206,7 +206,8 @@ def _family(walk: Walk, result: Result | None) -> dict[str, Any]:
             "most": result.most,
             "family": "start",
         }
-    if walk.children is not None and walk.children.open:
+    # Not after a refusal: it was for one of them, and asking again would be refused again.
+    if walk.children is not None and walk.children.open and isinstance(result, NotYet):
         return {"family": "start" if walk.direction is Direction.FORWARD else "drop"}
     return {}
 

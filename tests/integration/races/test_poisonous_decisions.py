@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import Database
 from tests.integration.races.conftest import ends
 from tests.proxy import JOURNAL, between
-from tests.toys import Stage, ask, process, remember, toy_kind
+from tests.toys import Stage, ask, process, remember, status, toy_kind
+from tests.waiting import until
 from worker.engine.machine import Done
 from worker.runtime import Runtime
 from worker.store.journal import Journal
@@ -76,7 +77,7 @@ def test_rows_that_find_no_free_connection_cost_an_attempt_and_not_the_process(d
         pool._timeout = 0.5
         held = [runtime._engine.connect() for _ in range(16)]
         job = ask(database)
-        Event().wait(1.0)
+        until(lambda: status(database, job)["attempt"] >= 1, what="an attempt that found no connection")
         for connection in held:
             connection.close()
         ends(database, job, "succeeded", within=5)

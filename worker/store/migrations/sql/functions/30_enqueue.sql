@@ -68,8 +68,9 @@ BEGIN
             UNION ALL SELECT a.job_id, a.args FROM worker.aliases a
             WHERE a.kind = v_kind.kind AND a.idempotency_key = enqueue.idempotency_key) AS k;
         IF FOUND THEN
-            -- A job that was widened since is still the job of whoever asked for less.
-            IF (v_known.args - v_kind.widens) <> (v_args - v_kind.widens) THEN
+            -- A job that was widened since is still the job of whoever asked for less; whoever asks for more has to say it anew.
+            IF (v_known.args - v_kind.widens) <> (v_args - v_kind.widens)
+               OR EXISTS (SELECT FROM unnest(v_kind.widens) AS w WHERE v_args -> w = 'true' AND v_known.args -> w <> 'true') THEN
                 RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', v_kind.kind, v_known.id USING ERRCODE = 'MW002';
             END IF;
             RETURN QUERY SELECT v_known.id, false;

@@ -127,7 +127,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 DECLARE
     v uuid;
 BEGIN
-    UPDATE worker.children c SET state = 'cancelled', told = true
+    -- Not told yet: where none of them lives, this is what the parent is called for.
+    UPDATE worker.children c SET state = 'cancelled'
         WHERE c.parent = p_parent AND c.position = p_position AND c.state IS NULL AND c.job_id IS NULL;
     FOR v IN
         SELECT j.id FROM worker.children c JOIN worker.jobs j ON j.id = c.job_id

@@ -25,7 +25,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         'processes', (SELECT jsonb_build_object('alive', count(*), 'serving', count(*) FILTER (WHERE p.serves),
                           'able', count(*) FILTER (WHERE p.serves AND p.knows),
                           'free', count(*) FILTER (WHERE p.serves AND p.knows AND NOT p.drained))
-                      FROM (SELECT j.queue = ANY (p.queues) AS serves, p.able IS NULL OR j.definition IS NULL OR j.definition = ANY (p.able) AS knows,
+                      FROM (SELECT j.queue = ANY (p.queues) AS serves, j.definition IS NULL OR coalesce(j.definition = ANY (p.able),
+                                       EXISTS (SELECT FROM worker.definitions d WHERE d.id = j.definition AND d.first)) AS knows,
                                    EXISTS (SELECT FROM worker.pauses u WHERE u.scope = 'host' AND u.what = p.host) AS drained
                             FROM worker.processes p WHERE p.lease_until > clock_timestamp()) AS p),
         'pauses', (SELECT coalesce(jsonb_agg(jsonb_build_object('scope', u.scope, 'what', u.what, 'reason', u.reason,
