@@ -25,6 +25,9 @@ BEGIN
     END IF;
 END $$;
 
+-- A live job that is joined stays locked until the caller commits, so that it cannot end without having seen what the caller wrote.
+-- Hence a transaction that asks for several subjects does so in their order, or tries again at SQLSTATE 40P01; one that asks for
+-- one thing never meets a deadlock.
 CREATE OR REPLACE FUNCTION worker.enqueue(
     kind text, args jsonb, idempotency_key text DEFAULT NULL, run_at timestamptz DEFAULT NULL,
     priority int DEFAULT 100, requested_by text DEFAULT NULL, traceparent text DEFAULT NULL)
