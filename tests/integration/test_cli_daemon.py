@@ -184,11 +184,11 @@ def test_a_queue_that_does_not_exist_and_a_broker_that_is_none_are_refused_befor
     shell: Shell, database: Database
 ) -> None:
     remember(database, *KINDS)
-    queue = shell("run", "--queues", "memory.lokal,jobs")
+    queue = shell("run", "--queues", "memory.elsewhere,jobs")
     broker = shell("run", CELERY_BROKER_URL="nonsense://ada:hunter2@h/0")
 
     assert (queue.code, broker.code) == (2, 2)
-    assert queue.error == "read MOLECULE_WORKER_QUEUES: no queue is named memory.lokal"
+    assert queue.error == "read MOLECULE_WORKER_QUEUES: no queue is named memory.elsewhere"
     assert queue.hint == "this host has jobs, memory.local"
     assert broker.error == "read CELERY_BROKER_URL: it is not a broker's URL"
     assert "hunter2" not in broker.err

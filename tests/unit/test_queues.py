@@ -24,8 +24,8 @@ def test_named_queues_are_all_that_is_served_besides_the_default_one() -> None:
 
 
 def test_a_queue_that_nothing_is_sent_to_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(Misconfigured, match=r"no queue is named docker\.lokal") as refused:
-        served(load({"MOLECULE_WORKER_QUEUES": "docker.lokal,jobs"}), [OWN])
+    with pytest.raises(Misconfigured, match=r"no queue is named docker\.elsewhere") as refused:
+        served(load({"MOLECULE_WORKER_QUEUES": "docker.elsewhere,jobs"}), [OWN])
 
     assert refused.value.hint == "this host has jobs, docker.local, keys.rewrap"
 

@@ -170,7 +170,7 @@ class DockerCompute:
         return None if found is None else gateway_of(found)
 
     def found_subnets(self) -> list[str]:
-        """Where this network's workspaces call from, e.g. 172.18.0.0/16; none while the network is not there."""
+        """Where this network's workspaces call from (CIDR); none while the network is not there."""
         return subnets_of(self._engine.found_network(self._network) or {})
 
     @property

@@ -1,5 +1,11 @@
 -- Args, refused before anything is stored; and the place where a job runs.
 
+CREATE OR REPLACE FUNCTION worker.known_args(p_kind worker.kinds) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 'known args: ' || coalesce(string_agg(a.key || ' (' || (a.value ->> 'type') || ')', ', ' ORDER BY a.key), 'none')
+    FROM jsonb_each(p_kind.args) AS a
+$$;
+
 CREATE OR REPLACE FUNCTION worker.checked_args(p_kind worker.kinds, p_args jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -7,33 +13,31 @@ DECLARE
     v_rule jsonb;
     v_value jsonb;
     v_out jsonb := '{}';
-    v_known text := 'known args: ' || coalesce((SELECT string_agg(key || ' (' || (value ->> 'type') || ')', ', ' ORDER BY key)
-                                                FROM jsonb_each(p_kind.args)), 'none');
 BEGIN
     IF p_args IS NULL OR jsonb_typeof(p_args) <> 'object' THEN
-        RAISE EXCEPTION 'enqueue %: args must be a JSON object', p_kind.kind USING ERRCODE = '22023', HINT = v_known;
+        RAISE EXCEPTION 'enqueue %: args must be a JSON object', p_kind.kind USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
     END IF;
     FOR v_name IN SELECT k FROM jsonb_object_keys(p_args) AS k WHERE NOT p_kind.args ? k ORDER BY k LOOP
         RAISE EXCEPTION 'enqueue %: unknown arg %', p_kind.kind, to_json(left(v_name, 40))
-            USING ERRCODE = '22023', HINT = v_known;
+            USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
     END LOOP;
     FOR v_name, v_rule IN SELECT key, value FROM jsonb_each(p_kind.args) ORDER BY key LOOP
         v_value := p_args -> v_name;
         IF v_value IS NULL OR v_value = 'null' THEN
             IF (v_rule ->> 'required')::boolean THEN
-                RAISE EXCEPTION 'enqueue %: arg % is missing', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
+                RAISE EXCEPTION 'enqueue %: arg % is missing', p_kind.kind, v_name USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
             END IF;
             v_value := v_rule -> 'default';
         ELSIF v_rule ->> 'type' = 'uuid' THEN
             IF jsonb_typeof(v_value) <> 'string'
                OR (v_value #>> '{}') !~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$' THEN
-                RAISE EXCEPTION 'enqueue %: arg % is not a UUID', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
+                RAISE EXCEPTION 'enqueue %: arg % is not a UUID', p_kind.kind, v_name USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
             END IF;
             v_value := to_jsonb(lower(v_value #>> '{}'));
         ELSIF v_rule ->> 'type' = 'boolean' AND jsonb_typeof(v_value) <> 'boolean' THEN
-            RAISE EXCEPTION 'enqueue %: arg % is not true or false', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
+            RAISE EXCEPTION 'enqueue %: arg % is not true or false', p_kind.kind, v_name USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
         ELSIF v_rule ->> 'type' = 'text' AND (jsonb_typeof(v_value) <> 'string' OR length(v_value #>> '{}') NOT BETWEEN 1 AND 200) THEN
-            RAISE EXCEPTION 'enqueue %: arg % is not a text of 1 to 200 characters', p_kind.kind, v_name USING ERRCODE = '22023', HINT = v_known;
+            RAISE EXCEPTION 'enqueue %: arg % is not a text of 1 to 200 characters', p_kind.kind, v_name USING ERRCODE = '22023', HINT = worker.known_args(p_kind);
         END IF;
         v_out := v_out || jsonb_build_object(v_name, v_value);
     END LOOP;
