@@ -2,12 +2,15 @@
 
 Where to look:
 
-    engine/      a machine is a table of steps; decide (pure), drive (the only loop), lease, intake, doorbell
+    engine/      a machine is a table of steps; decide (pure), drive (the only loop), lease, intake, doorbell, clock;
+                 its docstring says in ten minutes why it cannot lose a job
     store/       the rows: claims and decisions, ledger, secrets, workspaces, events; migrations/sql is the engine in SQL
     crypto/      the bytes of a sealed secret, who seals, whose key
     images/      where a runtime's image comes from: decided in one place
     backends/    the three verbs on Docker and in memory; one contract suite
-    receiver.py  the HTTP door that workspaces knock at
+    receiver.py  the HTTP door that workspaces knock at; admin.py the one for operators: health, readiness, metrics
+    metrics.py, metered.py, tracing.py   what is counted and traced, wrapped around the engine's ports
+    app.py, broker.py, queues.py   Celery: one task for each kind, doorbells, who serves which queue
     runtime.py   the composition root of a worker process; assembly.py builds what its steps can reach
     supervisor.py, daemons.py, singleton.py   the processes of `run`
     cli/         what people type
