@@ -115,6 +115,7 @@ def process(
     settings = environment.load(
         {
             "DATABASE_URL": database.url.reveal(),
+            "MOLECULE_BACKEND": "memory",
             "MOLECULE_WORKER_SLOTS": str(slots),
             "MOLECULE_WORKER_LEASE_S": str(lease_s),
             "MOLECULE_WORKER_POLL_S": str(poll_s),

@@ -156,7 +156,7 @@ def test_a_workspace_lives_and_dies_from_a_second_terminal(terminal: Terminal) -
 def test_doctor_finds_nothing_wrong_with_a_stack(terminal: Terminal) -> None:
     ran = terminal.shell("doctor")
 
-    assert (ran.code, ran.err) == (0, "12 ok, 0 warning, 0 wrong\n"), ran.out
+    assert (ran.code, ran.err) == (0, "18 ok, 0 warning, 0 wrong\n"), ran.out
 
 
 def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(terminal: Terminal) -> None:
