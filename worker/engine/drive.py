@@ -94,7 +94,9 @@ def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
         return NotYet(f"{children.open} of {children.total} jobs", CALL, done=ended, total=children.total)
     effect = step.do if walk.direction is Direction.FORWARD else step.undo
     try:
-        return effect(walk.passage(tenure), world)
+        result = effect(walk.passage(tenure), world)
+        if isinstance(result, Spread) and walk.direction is Direction.BACK:
+            raise TypeError("an undo spreads over nothing: its step's children bear the same numbers")  # noqa: TRY301
     except (Retryable, Fatal) as error:
         bound.info("step failed", step=step.name, code=error.code, reason=error.message, cause=_cause(error))
         return error
@@ -104,6 +106,7 @@ def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
     except Exception:  # noqa: BLE001  because this is the outermost frame of an effect
         bound.exception("step broke", step=step.name)
         return Retryable(f"run {step.name}: internal error", hint="the worker's log has the cause", code="internal")
+    return result
 
 
 def _cause(error: BaseException) -> str | None:

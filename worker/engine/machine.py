@@ -89,7 +89,8 @@ class Spread:
     """Have other jobs do it, at most `most` of them at once.
 
     They are written in the checkpoint's own transaction. When none of them is open any more the step is acted again, and
-    `passage.children` says how they ended. On the way back they are cancelled first, so a step that spreads wants an undo.
+    `passage.children` says how they ended. On the way back they are cancelled first, so a step that spreads wants an undo; an
+    undo spreads over nothing. A child about the parent's own subject would wait behind it for ever, and is refused.
     """
 
     children: Sequence[Child]
