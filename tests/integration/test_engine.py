@@ -369,6 +369,20 @@ def test_blocked_says_why_and_keeps_the_subject(database: Database, stage: Stage
     assert ended["waiting_for"] == "a person must sign"
 
 
+def test_a_retried_job_that_is_cancelled_before_it_begins_undoes_nothing(database: Database, stage: Stage) -> None:
+    remember(database, KIND)
+    stage.script["s2"] = refuse
+    with process(database, stage, KIND):
+        job = ask(database)
+        ends(database, job, "failed")
+    calls = list(stage.calls)
+    with database.engine.begin() as connection:
+        requests.retry(connection, job, requested_by="me")
+        requests.cancel(connection, job, "never mind", requested_by="me")
+    assert status(database, job)["state"] == "cancelled"
+    assert stage.calls == calls
+
+
 def test_a_failed_job_is_retried_from_its_first_step(database: Database, stage: Stage) -> None:
     remember(database, KIND)
     stage.script["s2"] = refuse

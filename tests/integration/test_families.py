@@ -160,17 +160,6 @@ def test_a_child_that_is_refused_later_costs_the_parent_attempts_and_not_its_pro
     assert database_is_sound(database)
 
 
-@pytest.mark.parametrize("kind", ["toy.child", "toy.parent"])
-def test_a_child_about_its_parents_own_subject_is_refused(database: Database, stage: Stage, kind: str) -> None:
-    remember(database, *BOTH)
-    stage.script["s2"] = lambda passage: Spread([Child(kind, {"id": passage.args["id"]})], most=1)
-    with process(database, stage, *BOTH):
-        job = ask(database, "toy.parent")
-        until(lambda: state(database, job) == "failed", what="the parent is given up")
-
-    assert database_is_sound(database)
-
-
 def test_an_undo_that_spreads_is_a_bug_and_says_so(database: Database, stage: Stage) -> None:
     remember(database, *BOTH)
 

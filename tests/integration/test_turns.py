@@ -57,6 +57,14 @@ def test_single_claims_go_round(database: Database) -> None:
     assert turns == ["a", "b", "c", "a", "b", "c"]
 
 
+def test_an_organisation_whose_row_somebody_holds_does_not_starve_the_others(database: Database) -> None:
+    remember(database, KIND)
+    (held,), (free,) = wanted(database, "a", 1), wanted(database, "b", 1)
+    with claimer(database) as claims, database.engine.begin() as caller:
+        caller.execute(text("SELECT FROM worker.jobs WHERE id = :held FOR UPDATE"), {"held": held})
+        assert [job.id for job in claims.claim(["toy"], 1)] == [free]
+
+
 def test_within_an_organisation_the_more_urgent_job_goes_first(database: Database) -> None:
     remember(database, KIND)
     (late,), (urgent,), (usual,) = wanted(database, "a", 1, 900), wanted(database, "a", 1, 1), wanted(database, "a", 1)

@@ -100,6 +100,7 @@ class Store(Claiming):
                 if child.job == ident:
                     child.state, child.told = None, False
             job.state, job.direction, job.position, job.finished, job.superseded_by = "queued", "forward", 0, False, None
+            job.started = False
         else:
             job.steps = {at: row for at, row in job.steps.items() if row.status != "waiting"}
             job.state = "waiting"

@@ -58,23 +58,28 @@ step looks for what an earlier attempt made before it makes anything. A reply th
 decision is sent again and is either written or refused, and a process that cannot know leaves.
 
 *Why nobody waits for ever.* Locks are taken in one order (rows of the platform, jobs by id, their own subjects by key) and
-everything else is only taken where nobody holds it. A claim never waits at all. Clocks of machines are not compared: the
-database's clock says what is due, and a process measures only differences.
+everything else is only taken where nobody holds it. A claim never waits for a caller's lock. Clocks of machines are not
+compared: the database's clock says what is due, and a process measures only differences.
 
 *Why an old process does no harm to a new job.* Each list of steps that a kind ever had is a numbered definition, a process
 says which of them it is able to do, and is offered no other. A step's name is stored, hence an interface.
 
-Where to read on ---------------- `machine.py` the table and the results of a step; `decide.py` the policy; `drive.py` the
-loop; `walk.py` where a job stands; `lease.py` the right to work; `intake.py` which jobs, when; `doorbell.py` the bells;
-`clock.py` what comes round. The statements are in `worker/store/migrations/sql/functions/`, one file for each noun, and
-`worker.violations` is the list of what must never be true.
+Where to read on
+----------------
+`machine.py` the table and the results of a step; `decide.py` the policy; `drive.py` the loop; `walk.py` where a job stands;
+`lease.py` the right to work; `intake.py` which jobs, when; `doorbell.py` the bells; `clock.py` what comes round; `states.py` the
+picture above. The statements are in `worker/store/migrations/sql/functions/`, one file for each noun, and `worker.violations` is
+the list of what must never be true.
 
-What it does not promise ------------------------ - **Dynamic control flow.** A machine is a fixed table. What varies goes
-into one step's code, or into children. - **Exactly once outside.** A peer that can neither be asked nor given a key may see a
-call twice after a crash. - **More than one region.** One database is the truth; two that accept writes are two truths. -
-**The tail of an asynchronous replica.** A commit that the failed primary had answered and the replica had not received is
-gone,   also its fence: fail over to a synchronous one, or expect to reconcile with the ledger. - **A hard deadline.**
-`within` ends a step at its next look; it interrupts no call. Each call has a deadline of its own. - **An order between
-subjects.** Jobs of one subject go one after the other, by priority, then by age. Across subjects there are turns. - **Cancel
-at the last moment.** A job whose last step was under way when it was cancelled may still succeed, and says so.
+What it does not promise
+------------------------
+- **Dynamic control flow.** A machine is a fixed table. What varies goes into one step's code, or into children.
+- **Exactly once outside.** A peer that can neither be asked nor given a key may see a call twice after a crash.
+- **More than one region.** One database is the truth; two that accept writes are two truths.
+- **The tail of an asynchronous replica.** A commit that the failed primary had answered and the replica had not received is gone,
+  also its fence: fail over to a synchronous one, or expect to reconcile with the ledger.
+- **A hard deadline.** `within` ends a step at its next look; it interrupts no call. Each call has a deadline of its own.
+- **An order between subjects.** Jobs of one subject go one after the other, by priority, then by age. Across subjects there are
+  turns.
+- **Cancel at the last moment.** A job whose last step was under way when it was cancelled may still succeed, and says so.
 """

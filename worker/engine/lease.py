@@ -164,7 +164,8 @@ class Lease:
             if not beat.alive:
                 return "the lease ended"
             self._sent, self._stops, self._drained = sent, beat.stops, beat.draining
-            if self._is_astray(beat.running - driving if driving is not None else frozenset()):
+            # While a claim is on its way nobody knows; that is no sign that all is well, so it neither counts nor begins anew.
+            if driving is not None and self._is_astray(beat.running - driving):
                 return "the rows say that a job runs here, and nobody here drives it"
             if self._register.reap():
                 self._on_reaped()

@@ -90,7 +90,7 @@ class Spread:
 
     They are written in the checkpoint's own transaction. When none of them is open any more the step is acted again, and
     `passage.children` says how they ended. On the way back they are cancelled first, so a step that spreads wants an undo; an
-    undo spreads over nothing. A child about the parent's own subject would wait behind it for ever, and is refused.
+    undo spreads over nothing. A child about the parent's own subject waits behind it for ever: spread over others.
     """
 
     children: Sequence[Child]

@@ -49,7 +49,7 @@ BEGIN
         DELETE FROM worker.steps s WHERE s.job_id = v.id;
         DELETE FROM worker.children c WHERE c.parent = v.id;
         BEGIN
-            UPDATE worker.jobs SET state = 'queued', direction = 'forward', position = 0, finished_at = NULL, parked = false,
+            UPDATE worker.jobs SET state = 'queued', direction = 'forward', position = 0, started_at = NULL, finished_at = NULL, parked = false,
                    cancel_requested_at = NULL, superseded_by = NULL, units_done = NULL, units_total = NULL WHERE id = v.id;
         EXCEPTION WHEN unique_violation THEN
             RAISE EXCEPTION 'retry job %: another % on % is live', v.id, v.kind, v.subject USING ERRCODE = 'MW001',

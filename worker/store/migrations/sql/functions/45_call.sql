@@ -107,9 +107,6 @@ BEGIN
             PERFORM worker.look_soon(p_parent);
             EXIT; -- one wait is enough for whoever waits behind us
         END;
-        IF EXISTS (SELECT FROM worker.jobs j WHERE j.id = v_job AND j.subject = v_parent.subject) THEN
-            RAISE EXCEPTION 'spread job %: a child about its own subject would wait behind it for ever', p_parent USING ERRCODE = '22023';
-        END IF;
         UPDATE worker.children c SET job_id = v_job
         WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
         v_started := v_started + 1;

@@ -198,14 +198,18 @@ BEGIN
                       SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
                 ORDER BY j.id LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;
         END IF;
-        EXIT WHEN coalesce(cardinality(v_found), 0) = 0;
+        IF coalesce(cardinality(v_found), 0) = 0 THEN
+            -- Whoever has room for one looks at one organisation: its only row may be locked by somebody, and the others must not starve.
+            EXIT WHEN v_round > 0 OR p_ids IS NOT NULL;
+            CONTINUE;
+        END IF;
         IF v_paused THEN
             v_found := worker.not_paused(v_found);
             CONTINUE WHEN cardinality(v_found) = 0;
         END IF;
         v := worker.take(p_process, v_found, p_n - cardinality(v_taken));
         v_taken := v_taken || v.taken;
-        EXIT WHEN cardinality(v_taken) >= p_n OR NOT v.moved OR p_ids IS NOT NULL;
+        EXIT WHEN cardinality(v_taken) >= p_n OR p_ids IS NOT NULL OR (NOT v.moved AND v_round > 0);
     END LOOP;
     IF cardinality(v_taken) = 0 THEN
         RETURN;
