@@ -71,6 +71,20 @@ def test_a_dry_run_shows_the_table_and_changes_nothing(shell: Shell, database: D
     assert {state(database, job) for job in jobs} == {"failed"}
 
 
+def test_a_dry_run_promises_no_more_than_happens(shell: Shell, database: Database, stage: Stage) -> None:
+    (first, second) = broken(database, stage, 2)
+    run(database, f"UPDATE worker.jobs SET subject = (SELECT subject FROM worker.jobs WHERE id = '{first}') WHERE id = '{second}'")
+    dry = shell("jobs", "retry", "--failed", "--dry-run", "--json")
+    states = {state(database, job) for job in (first, second)}
+    real = shell("jobs", "retry", "--failed", "--json")
+
+    assert (dry.code, dry.err) == (0, "would retry 1 of 2 jobs\n")
+    assert states == {"failed"}
+    assert (real.code, real.err) == (1, "1 of 2 jobs run again\n")
+    assert [job["id"] for job in json.loads(real.out)] == [second]
+    assert "is live" in json.loads(dry.out)[1]["why"]
+
+
 def test_refused_ones_are_listed_and_leave_the_others_retried(shell: Shell, database: Database, stage: Stage) -> None:
     (first, second) = broken(database, stage, 2)
     subject = str(column(database, f"SELECT subject FROM worker.jobs WHERE id = '{first}'")[0])
@@ -103,6 +117,8 @@ def test_bulk_is_narrowed_by_kind_and_age(shell: Shell, database: Database, stag
         (["jobs", "retry", str(uuid4()), "--failed"], 2, "read command line: name jobs, or say --failed"),
         (["jobs", "retry", str(uuid4()), "--kind", "toy.make"], 2, "read command line: name jobs, or say --failed"),
         (["jobs", "retry", "--failed", "--since", "soon"], 2, "read --since: it is not an age"),
+        (["jobs", "cancel", str(uuid4())], 4, "cancel job: a reason is needed, because a cancel cannot be taken back"),
+        (["jobs", "cancel", str(uuid4()), "--reason", " "], 4, "cancel job: a reason is needed"),
         (["jobs", "skip", str(uuid4()), "--step", "s2"], 4, "skip step: a reason is needed, because what is skipped is owed"),
         (["jobs", "skip", str(uuid4()), "--step", "s2", "--reason", " "], 4, "skip step: a reason is needed"),
         (["jobs", "skip", str(uuid4()), "--step", "s2", "--reason", "r"], 2, "skip step of job"),

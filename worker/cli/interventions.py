@@ -1,7 +1,8 @@
 """`jobs cancel|retry|skip`: what a person decides about jobs that exist."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
@@ -16,13 +17,14 @@ _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 @click.command()
 @click.argument("job_id", metavar="ID")
-@click.option("--reason", required=True, help="Why; kept with the job.")
+@click.option("--reason", default="", help="Why; kept with the job.")
 @click.option("--wait", is_flag=True, help="Watch until it has ended.")
 def cancel(job_id: str, *, reason: str, wait: bool) -> int:
     """Undo what a job has done so far and end it."""
     from worker.store import requests
 
     ident = context.checked_id(job_id, "job")
+    _insist(reason, "cancel job: a reason is needed, because a cancel cannot be taken back")
     with context.writing() as connection:
         asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
     if not asked:
@@ -41,7 +43,10 @@ def cancel(job_id: str, *, reason: str, wait: bool) -> int:
 @click.option("--since", metavar="AGE", help="With --failed: only since then, e.g. 30min, 2h, 7d.")
 @click.option("--dry-run", is_flag=True, help="Say what would run again, and do nothing.")
 @click.option("--wait", is_flag=True, help="Watch the last of them.")
-def retry(job_ids: Sequence[str], *, failed: bool, kind: str | None, since: str | None, dry_run: bool, wait: bool) -> int:
+@click.option("--json", "as_json", is_flag=True, help="With --failed: the table as JSON on stdout.")
+def retry(
+    job_ids: Sequence[str], *, failed: bool, kind: str | None, since: str | None, dry_run: bool, wait: bool, as_json: bool
+) -> int:
     """Run jobs again: failed ones from the start, blocked and waiting ones from where they are.
 
     Named ones are all retried or none. With --failed each is retried by itself: those that are refused are listed, and the
@@ -52,10 +57,10 @@ def retry(job_ids: Sequence[str], *, failed: bool, kind: str | None, since: str 
       molecule-worker jobs retry <id> --wait
       molecule-worker jobs retry --failed --since 2h --dry-run
     """
-    if bool(job_ids) is failed or (not failed and (kind or since)):
+    if bool(job_ids) is failed or (not failed and (kind or since or as_json)):
         raise Refused("read command line: name jobs, or say --failed", hint="molecule-worker jobs retry --help", code="usage")
     if failed:
-        return _retry_failed(kind, _age(since), dry_run=dry_run, wait=wait)
+        return _retry_failed(kind, _age(since), dry_run=dry_run, wait=wait, as_json=as_json)
     return _retry_named([context.checked_id(given, "job") for given in job_ids], dry_run=dry_run, wait=wait)
 
 
@@ -72,14 +77,18 @@ def skip(job_id: str, *, step: str, reason: str, wait: bool) -> int:
     from worker.store import requests
 
     ident = context.checked_id(job_id, "job")
-    if not reason.strip():
-        raise words.Unsafe("skip step: a reason is needed, because what is skipped is owed", hint="--reason '…'")
+    _insist(reason, "skip step: a reason is needed, because what is skipped is owed")
     with context.writing() as connection:
         requests.skip(connection, ident, step, reason, requested_by=context.requested_by())
     if wait:
         return _watch(ident)
     words.say(f"{step} is skipped and owed: molecule-worker jobs watch {ident}")
     return words.DONE
+
+
+def _insist(reason: str, said: str) -> None:
+    if not reason.strip():
+        raise words.Unsafe(said, hint="--reason '…'")
 
 
 def _retry_named(idents: Sequence[str], *, dry_run: bool, wait: bool) -> int:
@@ -98,33 +107,43 @@ def _retry_named(idents: Sequence[str], *, dry_run: bool, wait: bool) -> int:
     return _watch(idents[-1]) if wait else words.DONE
 
 
-def _retry_failed(kind: str | None, since: timedelta | None, *, dry_run: bool, wait: bool) -> int:
+def _retry_failed(kind: str | None, since: timedelta | None, *, dry_run: bool, wait: bool, as_json: bool) -> int:
     from worker.store import status
 
     engine = context.open_database(context.settings(), size=1)
     with engine.connect() as connection:
         found = status.to_retry(connection, kind=kind, since=since)
     if dry_run:
-        _list(found)
-        words.say(f"would retry {len(found)} jobs")
+        with engine.connect() as connection, connection.begin() as trial:
+            refused = _retry_each(lambda: _savepoint(connection), found)
+            trial.rollback()
+        why = {job["id"]: job["why"] for job in refused}
+        _list([{**job, "why": why.get(job["id"], job["why"])} for job in found], as_json=as_json)
+        words.say(f"would retry {len(found) - len(refused)}{f' of {len(found)}' if refused else ''} jobs")
         return words.DONE
-    refused = _retry_each(engine, found)
+    refused = _retry_each(engine.begin, found)
     words.say(f"{len(found) - len(refused)} of {len(found)} jobs run again")
-    if refused:
-        _list(refused)
+    if refused or as_json:
+        _list(refused, as_json=as_json)
     done = [job for job in found if job["id"] not in {other["id"] for other in refused}]
     watched = _watch(done[-1]["id"]) if wait and done else words.DONE
     return words.FAILED if refused else watched
 
 
-def _retry_each(engine: Any, found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """In a transaction of its own each, so that a refusal or Ctrl-C leaves the others retried. Those refused, with why."""
+@contextmanager
+def _savepoint(connection: Any) -> Iterator[Any]:
+    with connection.begin_nested():
+        yield connection
+
+
+def _retry_each(begin: Callable[[], Any], found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each in what `begin` begins, so that a refusal or Ctrl-C leaves the others retried. Those refused, with why."""
     from worker.store import requests
 
     refused: list[Mapping[str, Any]] = []
     for done, job in enumerate(found):
         try:
-            with engine.begin() as connection:
+            with begin() as connection:
                 requests.retry(connection, job["id"], requested_by=context.requested_by())
         except Refused as error:
             refused.append({**job, "why": error.message})
@@ -134,7 +153,10 @@ def _retry_each(engine: Any, found: Sequence[Mapping[str, Any]]) -> list[Mapping
     return refused
 
 
-def _list(jobs: Sequence[Mapping[str, Any]]) -> None:
+def _list(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        words.data([{key: job[key] for key in ("id", "kind", "state", "at", "subject", "why")} for job in jobs])
+        return
     rows = [(job["id"], job["kind"], job["state"], words.age(job["at"]), job["subject"], job["why"]) for job in jobs]
     words.table(
         ("id", "kind", "state", "age", "subject", "why"), rows, empty="no jobs", less=("subject", "why", "age"), short="why"

@@ -88,14 +88,6 @@ def rate(ground: Ground, setting: Setting) -> float:
     return JOBS / ((max(moments) - min(moments)) / 1e9)
 
 
-def versions() -> str:
-    """What the lock file pins, for the table."""
-    pinned = dict(
-        line.split(" ")[0].split("==") for line in (ROOT / "requirements-bench.lock").read_text().splitlines() if "==" in line
-    )
-    return ", ".join(f"{name} {pinned[name]}" for name in ("dbos", "procrastinate", "celery"))
-
-
 def _command(words: tuple[str, ...], stamps: Path) -> list[str]:
     filled = {"JOBS": str(JOBS), "STAMPS": str(stamps)}
     return [str(PYTHON), "-m", *(filled.get(word, word) for word in words)]

@@ -80,14 +80,13 @@ END $$;
 -- Starts as many children as may live at once. The caller writes the parent's decision in the same transaction.
 -- A child whose subject somebody holds in an open transaction is left to the next look, because that one may be waiting for the
 -- parent, whose row is ours: 50 ms are far below any deadlock_timeout.
-CREATE OR REPLACE FUNCTION worker.start_children(p_parent uuid, p_position int) RETURNS int
+CREATE OR REPLACE FUNCTION worker.start_children(p_parent uuid, p_position int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
     v record;
     v_parent worker.jobs;
     v_job uuid;
     v_live int;
-    v_started int := 0;
 BEGIN
     SELECT * INTO v_parent FROM worker.jobs j WHERE j.id = p_parent;
     SELECT count(*) INTO v_live FROM worker.children c
@@ -109,9 +108,7 @@ BEGIN
         END;
         UPDATE worker.children c SET job_id = v_job
         WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
-        v_started := v_started + 1;
     END LOOP;
-    RETURN v_started;
 END $$;
 
 -- The caller holds the row of a parent that could not do all that it wanted.

@@ -131,7 +131,7 @@ BEGIN
     -- A job that supersedes ends who holds its subject, also one that was stored later or at the same moment and came first.
     -- A holder whose row is locked is asked again at the next look, never waited for: it may be waiting for the subject's row.
     FOR v IN
-        SELECT h.id, h.state, j.id AS taker, j.kind, h.steps[h.position + 1] AS step FROM worker.jobs j
+        SELECT h.id, h.state, j.id AS taker, j.kind, h.steps[worker.stands_at(h) + 1] AS step FROM worker.jobs j
         JOIN worker.subjects s ON s.key = j.subject AND s.job_id <> j.id
         JOIN worker.jobs h ON h.id = s.job_id AND h.superseded_by IS NULL AND h.kind <> j.kind
         WHERE j.id = ANY (p_found) AND j.supersedes AND (s.key = ANY (v_held) OR s.job_id = ANY (taken)) FOR UPDATE OF h SKIP LOCKED
