@@ -40,6 +40,9 @@ def daemon(database: Database, folder: Path, broker: str) -> Iterator[House]:
     """Two processes that never look by themselves, so that each job is a task that Celery knows of."""
     around = settings_around(database, folder, CELERY_BROKER_URL=broker, MOLECULE_WORKER_POLL_S="600")
     with house(database, folder, around) as built:
+        # The one look that each takes when it starts writes its queues: a job that it finds is claimed, and is no task of Celery's.
+        looked = "SELECT bool_and(queues <> '{}') FROM worker.processes WHERE lease_until > clock_timestamp()"
+        until(lambda: built.value(looked), within=PATIENCE, what="both have looked")
         yield built
 
 
