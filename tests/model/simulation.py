@@ -40,7 +40,7 @@ from worker.errors import Fatal, Retryable
 STORM_S = 6.0
 CALM_S = 120.0
 #: The step that waits for its subject's event, which comes once.
-LISTENS = "s3"
+LISTENS = "listen"
 SPREADS = "spread"
 _RETRY = Retry(attempts=3, first=timedelta(seconds=0.1), ceiling=timedelta(seconds=1))
 #: Subject → organisation. Who gathers has one of its own, because a child behind its own parent would wait for ever.
@@ -61,8 +61,11 @@ def _step(name: str, undo: Effect) -> Step:
 
 
 def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str, ...] = ()) -> Kind:
-    """`undos` has a letter for each step: u is undone, n leaves nothing behind, f only goes forward, c spreads over children."""
-    names = [SPREADS if letter == "c" else f"s{at}" for at, letter in enumerate(undos, 1)]
+    """`undos` has a letter for each step: u is undone, n leaves nothing behind, l listens and leaves nothing behind.
+
+    f only goes forward, c spreads over children.
+    """
+    names = [{"c": SPREADS, "l": LISTENS}.get(letter, f"s{at}") for at, letter in enumerate(undos, 1)]
     steps = [_step(step, _act if letter in "uc" else NOTHING) for step, letter in zip(names, undos, strict=True)]
     args = {"id": Arg("text"), **{arg: Arg("boolean", required=False, default=False) for arg in widens}}
     return Kind(
@@ -73,11 +76,11 @@ def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str,
 KINDS = {
     kind.name: kind
     for kind in (
-        _kind("make", "unuu"),
-        _kind("mend", "nu"),
+        _kind("make", "uunu"),
+        _kind("mend", "nlu"),
         _kind("check", "ff"),
-        _kind("gather", "ucn"),
-        _kind("remove", "fff", supersedes=True, widens=("deep",)),
+        _kind("gather", "ucl"),
+        _kind("remove", "ffl", supersedes=True, widens=("deep",)),
     )
 }
 

@@ -127,10 +127,11 @@ class Store(Claiming):
         self._anew(job)
 
     def stands_at(self, job: Job) -> int:
-        """The first step that is neither done nor skipped, the last of the way when all are."""
-        way = range(job.position, len(job.names)) if job.direction == "forward" else range(job.position, -1, -1)
+        """Beyond every step that is done or skipped, the last of the way when all are."""
         passed = self.passed(job, job.direction)
-        return next((at for at in way if at not in passed), way[-1])
+        if job.direction == "forward":
+            return min(max({job.position} | {at + 1 for at in passed}), len(job.names) - 1)
+        return max(min({job.position} | {at - 1 for at in passed}), 0)
 
     def _anew(self, job: Job) -> None:
         """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
