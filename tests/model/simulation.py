@@ -44,8 +44,9 @@ LISTENS = "listen"
 SPREADS = "spread"
 _RETRY = Retry(attempts=3, first=timedelta(seconds=0.1), ceiling=timedelta(seconds=1))
 #: Subject → organisation. Who gathers has one of its own, because a child behind its own parent would wait for ever.
-_ORGS = {"a": "x", "b": "x", "c": "y", "g": "y"}
+_ORGS = {"a": "x", "b": "x", "c": "y", "g": "y", "h": "x"}
 _SUBJECTS = ("a", "b", "c")
+_GATHERS = ("g", "h")
 _HOSTS = ("here", "there")
 
 
@@ -229,12 +230,14 @@ class Simulation:
 
     def _enqueue(self) -> None:
         kind = self._rng.choice(list(KINDS.values()))
-        subject = "g" if kind.name == "gather" else self._rng.choice(_SUBJECTS)
+        subject = self._rng.choice(_GATHERS if kind.name == "gather" else _SUBJECTS)
         args: dict[str, Any] = {"id": subject}
         if kind.widens and self._rng.random() < 0.5:
             args["deep"] = True
         ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)))
         self.say(f"enqueue {kind.name} {args}: {ident}, {'new' if created else 'live'}")
+        if created:
+            self.watch.wanted.add(ident)
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)
 
@@ -246,6 +249,7 @@ class Simulation:
     def _cancel(self) -> None:
         if job := self._job():
             self.say(f"cancel {job.id} ({job.state})")
+            self.watch.wanted.discard(job.id)
             self.store.cancel(job.id)
 
     def _retry(self) -> None:
