@@ -38,6 +38,11 @@ def spread(n: int, most: int) -> Any:
     return do
 
 
+def over(*subjects: str) -> Any:
+    children = [Child("toy.child", {"id": subject}) for subject in subjects]
+    return lambda passage: Spread(children, most=len(children)) if passage.children is None else Done()
+
+
 def live(database: Database) -> int:
     with database.engine.connect() as connection:
         query = "SELECT count(*) FROM worker.jobs WHERE kind = 'toy.child' AND state NOT IN ('succeeded', 'failed', 'cancelled')"
@@ -102,8 +107,7 @@ def test_a_cancelled_parent_starts_no_further_child_and_waits_for_those_that_liv
     with process(database, stage, *BOTH):
         job = ask(database, "toy.parent")
         until(lambda: live(database) == 2, what="two children live")
-        with database.engine.begin() as connection:
-            connection.execute(text("SELECT worker.cancel(CAST(:job AS uuid), 'enough')"), {"job": job})
+        cancel(database, job)
         until(lambda: state(database, job) == "cancelled", what="the parent is undone")
         until(lambda: live(database) == 0, what="no child lives")
 
@@ -119,7 +123,7 @@ def test_a_cancelled_parent_starts_no_further_child_and_waits_for_those_that_liv
 def test_a_child_that_is_live_already_is_waited_for_and_not_made_twice(database: Database, stage: Stage) -> None:
     remember(database, *BOTH)
     mine = str(uuid4())
-    stage.script["s2"] = lambda p: Spread([Child("toy.child", {"id": mine})], most=1) if p.children is None else Done()
+    stage.script["s2"] = over(mine)
     running = ask(database, "toy.child", mine)
 
     def after_the_parent(_: Passage) -> Any:
@@ -134,6 +138,82 @@ def test_a_child_that_is_live_already_is_waited_for_and_not_made_twice(database:
 
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT id::text FROM worker.jobs WHERE kind = 'toy.child'")).scalars().all() == [running]
+
+
+def of_children(database: Database) -> list[tuple[Any, ...]]:
+    """In the order of their parents: made for it, and how it ended."""
+    query = "SELECT c.made, c.state FROM worker.children c JOIN worker.jobs j ON j.id = c.parent ORDER BY j.seq"
+    with database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def cancel(database: Database, job: str) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT worker.cancel(CAST(:job AS uuid), 'enough')"), {"job": job})
+
+
+def test_a_child_that_was_live_already_outlives_the_undo_of_a_parent_that_joined_it(database: Database, stage: Stage) -> None:
+    remember(database, *BOTH)
+    mine, free = str(uuid4()), Event()
+    stage.script["s2"] = over(mine)
+    only_children(stage, lambda _: Done() if free.is_set() else NotYet("the world", timedelta(milliseconds=20)))
+    running = ask(database, "toy.child", mine)
+    with process(database, stage, *BOTH):
+        job = ask(database, "toy.parent")
+        until(lambda: of_children(database) == [(False, None)], what="the child is joined")
+        cancel(database, job)
+        until(lambda: state(database, job) == "cancelled", what="the parent is undone")
+        assert live(database) == 1
+        free.set()
+        until(lambda: state(database, running) == "succeeded", what="the child goes on to its end")
+
+    assert of_children(database) == [(False, "cancelled")]
+    assert database_is_sound(database)
+
+
+def test_a_child_that_two_parents_wait_for_outlives_the_undo_of_the_one_that_had_it_made(database: Database, stage: Stage) -> None:
+    remember(database, *BOTH)
+    mine, free = str(uuid4()), Event()
+    stage.script["s2"] = over(mine)
+    only_children(stage, lambda _: Done() if free.is_set() else NotYet("the world", timedelta(milliseconds=20)))
+    with process(database, stage, *BOTH):
+        maker = ask(database, "toy.parent")
+        until(lambda: of_children(database) == [(True, None)], what="the child is made")
+        other = ask(database, "toy.parent")
+        until(lambda: of_children(database) == [(True, None), (False, None)], what="the child is joined")
+        cancel(database, maker)
+        until(lambda: state(database, maker) == "cancelled", what="the parent is undone")
+        assert live(database) == 1
+        free.set()
+        until(lambda: state(database, other) == "succeeded", what="the other parent ends")
+
+    assert of_children(database) == [(True, "cancelled"), (False, "succeeded")]
+    assert database_is_sound(database)
+
+
+def test_a_child_that_its_parent_let_go_is_not_its_own_again_when_it_is_retried(database: Database, stage: Stage) -> None:
+    remember(database, *BOTH)
+    mine, free = str(uuid4()), Event()
+    stage.script["s2"] = over(mine)
+
+    def fails_in_the_end(_: Passage) -> Any:
+        if free.is_set():
+            raise Fatal("make thing: no")
+        return NotYet("the world", timedelta(milliseconds=20))
+
+    only_children(stage, fails_in_the_end)
+    running = ask(database, "toy.child", mine)
+    with process(database, stage, *BOTH):
+        job = ask(database, "toy.parent")
+        until(lambda: of_children(database) == [(False, None)], what="the child is joined")
+        cancel(database, job)
+        until(lambda: state(database, job) == "cancelled", what="the parent is undone")
+        free.set()
+        until(lambda: state(database, running) == "failed", what="the child fails")
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT worker.retry(CAST(:job AS uuid))"), {"job": running})
+
+    assert of_children(database) == [(False, "cancelled")]
 
 
 def test_a_parent_is_undone_with_the_reason_when_a_child_is_refused(database: Database, stage: Stage) -> None:
@@ -174,6 +254,18 @@ def test_an_undo_that_spreads_is_a_bug_and_says_so(database: Database, stage: St
         assert live(database) == 0
         stage.script["undo s2"] = lambda _: Done()
         until(lambda: state(database, job) == "failed", what="the parent is undone")
+
+
+def test_a_step_that_spreads_twice_is_a_bug_and_is_given_up(database: Database, stage: Stage) -> None:
+    remember(database, *BOTH)
+    stage.script["s2"] = lambda _: Spread([Child("toy.child", {"id": str(uuid4())})], most=1)
+    with process(database, stage, *BOTH):
+        job = ask(database, "toy.parent")
+        until(lambda: state(database, job) == "failed", what="the parent is given up")
+
+    assert status(database, job)["error"]["code"] == "internal"
+    assert of_children(database) == [(True, "succeeded")]
+    assert database_is_sound(database)
 
 
 def skip(database: Database, job: str, step: str, reason: str = "it is gone") -> Any:

@@ -9,10 +9,10 @@ from sqlalchemy.exc import DBAPIError
 
 from tests.conftest import Database
 from tests.integration.releases.first import FirstWorker
-from tests.toys import Stage, ask, process, remember, state, status, toy_kind
+from tests.toys import Stage, ask, process, remember, state, status, step, toy_kind
 from tests.waiting import until
 from worker.engine.kinds import Kind
-from worker.engine.machine import Blocked, Child, Done, NotYet, Passage, Spread
+from worker.engine.machine import Blocked, Child, Done, Machine, NotYet, Passage, Spread
 from worker.errors import Fatal, Refused, Retryable
 from worker.store import requests
 from worker.store.jobs import MAX_CRASHES
@@ -20,6 +20,8 @@ from worker.store.jobs import MAX_CRASHES
 KIND = toy_kind(steps=4)
 CHILD = Kind(toy_kind("toy.child", steps=1).machine, "toy:", "id", KIND.args, "toy")
 SKIPPABLE = Kind(KIND.machine, "toy:", "id", KIND.args, "toy", skippable=("s2", "s3"))
+#: Its s3 leaves nothing behind.
+GAPPED = Kind(Machine("toy.make", [step(f"s{n}", undo=n != 3) for n in (1, 2, 3, 4)], False), "toy:", "id", KIND.args, "toy")
 FOREVER = NotYet("the world", timedelta(seconds=60))
 
 
@@ -233,6 +235,45 @@ def test_an_undo_that_kills_its_process_again_and_again_blocks_and_does_not_forg
     assert (blocked["state"], blocked["error"]["code"], blocked["error"]["step"]) == ("blocked", "crash_loop", "s2")
     assert ended["error"] == blocked["error"]["undoing"] == error
     assert stage.calls == ["undo s2", "undo s1"]
+
+
+def killed_above_its_last_undo(database: Database) -> str:
+    """Its s4 failed, s4 and s2 are undone, and of s3 nothing is written on the way back."""
+    remember(database, GAPPED)
+    worker, error = FirstWorker(database), {"code": "refused", "message": "no", "step": "s4"}
+    job = ask(database)
+    (held,) = worker.claim(1)
+    for position in range(3):
+        worker.done(held, position)
+    worker.apply(held, 3, status="failed", next="go", job_error=error, error=error, to_direction="back", to_position=3)
+    worker.apply(held, 3, direction="back", status="done", next="go", to_position=1)
+    worker.apply(held, 1, direction="back", status="done", next="go", to_position=0)
+    worker.die()
+    other = FirstWorker(database)
+    assert other.reap() == 1
+    other.leave()
+    return job
+
+
+def test_an_undo_is_not_repeated_after_a_crash_though_a_step_above_it_left_nothing_behind(database: Database, stage: Stage) -> None:
+    job = killed_above_its_last_undo(database)
+    with process(database, stage, GAPPED):
+        ended = ends(database, job, "failed")
+
+    assert stage.calls == ["undo s1"]
+    assert ended["error"]["step"] == "s4"
+
+
+def test_the_undo_at_which_a_job_stands_is_the_one_that_is_shown_and_skipped(database: Database, stage: Stage) -> None:
+    job = killed_above_its_last_undo(database)
+    assert status(database, job)["step"] == "s1"
+    with pytest.raises(DBAPIError, match="it is at s1"):
+        call(database, "skip", job, "s3", "it is gone")
+    call(database, "skip", job, "s1", "it is gone")
+    with process(database, stage, GAPPED):
+        ends(database, job, "failed")
+
+    assert stage.calls == []
 
 
 def test_a_job_is_skipped_where_it_stands_and_not_where_it_was_claimed(database: Database, stage: Stage) -> None:

@@ -93,7 +93,10 @@ class Process:
 
 @dataclass(slots=True)
 class Child:
-    """What a step spread: no job yet (`job` None), live (`state` None), or at rest. `told`: its parent knows."""
+    """What a step spread: no job yet (`job` None), live (`state` None), or at rest.
+
+    `made`: not live already when the parent asked for it. `told`: its parent knows.
+    """
 
     parent: str
     position: int
@@ -101,6 +104,7 @@ class Child:
     args: Mapping[str, Any]
     most: int
     job: str | None = None
+    made: bool = False
     state: str | None = None
     told: bool = False
 

@@ -22,7 +22,7 @@ PREPARE everything AS SELECT jsonb_build_object(
         'status', s.status, 'attempt', s.attempt, 'fence', s.fence, 'facts', s.facts)), '{}') FROM worker.steps s),
     'subjects', (SELECT coalesce(jsonb_object_agg(s.key, jsonb_build_array(s.fence, s.job_id)), '{}') FROM worker.subjects s),
     'children', (SELECT coalesce(jsonb_object_agg(c.parent || ' ' || c.position || ' ' || c.number,
-        jsonb_build_array(c.job_id, c.state, c.told)), '{}') FROM worker.children c),
+        jsonb_build_array(c.job_id, c.made, c.state, c.told)), '{}') FROM worker.children c),
     'alive', (SELECT coalesce(jsonb_object_agg(p.id, p.lease_until > clock_timestamp()), '{}') FROM worker.processes p),
     'violations', (SELECT coalesce(jsonb_agg(jsonb_build_array(v.what, v.which)), '[]') FROM worker.violations v))
 """
@@ -68,7 +68,7 @@ def ideal(store: Store) -> dict[str, Any]:
         },
         "subjects": {key: [subject.fence, subject.holder] for key, subject in store.subjects.items()},
         "children": {
-            f"{parent} {position} {number}": [child.job, child.state, child.told]
+            f"{parent} {position} {number}": [child.job, child.made, child.state, child.told]
             for parent, position in {(child.parent, child.position): None for child in store.children}
             for number, child in enumerate(
                 (child for child in store.children if (child.parent, child.position) == (parent, position)), 1

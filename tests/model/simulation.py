@@ -40,12 +40,13 @@ from worker.errors import Fatal, Retryable
 STORM_S = 6.0
 CALM_S = 120.0
 #: The step that waits for its subject's event, which comes once.
-LISTENS = "s3"
+LISTENS = "listen"
 SPREADS = "spread"
 _RETRY = Retry(attempts=3, first=timedelta(seconds=0.1), ceiling=timedelta(seconds=1))
 #: Subject → organisation. Who gathers has one of its own, because a child behind its own parent would wait for ever.
-_ORGS = {"a": "x", "b": "x", "c": "y", "g": "y"}
+_ORGS = {"a": "x", "b": "x", "c": "y", "g": "y", "h": "x"}
 _SUBJECTS = ("a", "b", "c")
+_GATHERS = ("g", "h")
 _HOSTS = ("here", "there")
 
 
@@ -61,8 +62,11 @@ def _step(name: str, undo: Effect) -> Step:
 
 
 def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str, ...] = ()) -> Kind:
-    """`undos` has a letter for each step: u is undone, n leaves nothing behind, f only goes forward, c spreads over children."""
-    names = [SPREADS if letter == "c" else f"s{at}" for at, letter in enumerate(undos, 1)]
+    """`undos` has a letter for each step: u is undone, n leaves nothing behind, l listens and leaves nothing behind.
+
+    f only goes forward, c spreads over children.
+    """
+    names = [{"c": SPREADS, "l": LISTENS}.get(letter, f"s{at}") for at, letter in enumerate(undos, 1)]
     steps = [_step(step, _act if letter in "uc" else NOTHING) for step, letter in zip(names, undos, strict=True)]
     args = {"id": Arg("text"), **{arg: Arg("boolean", required=False, default=False) for arg in widens}}
     return Kind(
@@ -73,11 +77,11 @@ def _kind(name: str, undos: str, *, supersedes: bool = False, widens: tuple[str,
 KINDS = {
     kind.name: kind
     for kind in (
-        _kind("make", "unuu"),
-        _kind("mend", "nu"),
+        _kind("make", "uunu"),
+        _kind("mend", "nlu"),
         _kind("check", "ff"),
-        _kind("gather", "ucn"),
-        _kind("remove", "fff", supersedes=True, widens=("deep",)),
+        _kind("gather", "ucl"),
+        _kind("remove", "ffl", supersedes=True, widens=("deep",)),
     )
 }
 
@@ -226,12 +230,14 @@ class Simulation:
 
     def _enqueue(self) -> None:
         kind = self._rng.choice(list(KINDS.values()))
-        subject = "g" if kind.name == "gather" else self._rng.choice(_SUBJECTS)
+        subject = self._rng.choice(_GATHERS if kind.name == "gather" else _SUBJECTS)
         args: dict[str, Any] = {"id": subject}
         if kind.widens and self._rng.random() < 0.5:
             args["deep"] = True
         ident, created = self.store.enqueue(kind, args, priority=self._rng.choice((50, 100)))
         self.say(f"enqueue {kind.name} {args}: {ident}, {'new' if created else 'live'}")
+        if created:
+            self.watch.wanted.add(ident)
         for _ in range(self._rng.randrange(3)):
             self._ring(ident)
 
@@ -243,6 +249,7 @@ class Simulation:
     def _cancel(self) -> None:
         if job := self._job():
             self.say(f"cancel {job.id} ({job.state})")
+            self.watch.wanted.discard(job.id)
             self.store.cancel(job.id)
 
     def _retry(self) -> None:

@@ -127,10 +127,11 @@ class Store(Claiming):
         self._anew(job)
 
     def stands_at(self, job: Job) -> int:
-        """The first step that is neither done nor skipped, the last of the way when all are."""
-        way = range(job.position, len(job.names)) if job.direction == "forward" else range(job.position, -1, -1)
+        """Beyond every step that is done or skipped, the last of the way when all are."""
         passed = self.passed(job, job.direction)
-        return next((at for at in way if at not in passed), way[-1])
+        if job.direction == "forward":
+            return min(max({job.position} | {at + 1 for at in passed}), len(job.names) - 1)
+        return max(min({job.position} | {at - 1 for at in passed}), 0)
 
     def _anew(self, job: Job) -> None:
         """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
@@ -249,7 +250,7 @@ class Store(Claiming):
         live = sum(child.state is None and child.job is not None for child in children)
         waiting = [child for child in children if child.unstarted]
         for child in waiting[: max(0, children[0].most - live)] if children else []:
-            child.job, _ = self.enqueue(self.kinds[child.kind], child.args, priority=parent.priority)
+            child.job, child.made = self.enqueue(self.kinds[child.kind], child.args, priority=parent.priority)
 
     def _drop_children(self, children: list[Child]) -> None:
         for child in children:
@@ -257,8 +258,15 @@ class Store(Claiming):
                 child.state = "cancelled"
             elif child.state is None and child.job is not None:
                 job = self.jobs[child.job]
-                if not (job.kind.machine.only_forward and job.started):
+                if not child.made or self._has_other_parent(child):
+                    child.state, child.job = "cancelled", None
+                elif not (job.kind.machine.only_forward and job.started):
                     self.cancel(job.id)
+
+    def _has_other_parent(self, child: Child) -> bool:
+        """Whether another live job waits for it as well."""
+        others = [other for other in self.children if other.job == child.job and other.parent != child.parent]
+        return any(other.state is None and self.jobs[other.parent].state in LIVE for other in others)
 
     def reap(self) -> list[tuple[str, bool]]:
         """Take work back from the dead: (job, whether the lease had ended)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.model.rows import Job, StepRow
+from tests.model.rows import Child, Job, StepRow
 from tests.model.simulation import Simulation
 from tests.model.store import Store
 from tests.model.watch import Broken
@@ -21,7 +21,7 @@ from worker.errors import JournalLost
 
 SEEDS = 50_000 if full() else 3_000
 #: So many seeds at most find any of the faults below.
-ENOUGH = 400
+ENOUGH = 1_000
 
 
 def run(seeds: range, **parts: Any) -> Counter[str]:
@@ -122,6 +122,15 @@ class Polite(Store):
         return again
 
 
+class Greedy(Store):
+    """Takes a job that a parent only joined for one that it had made."""
+
+    def _start_children(self, parent: Job, children: list[Child]) -> None:
+        super()._start_children(parent, children)
+        for child in children:
+            child.made = child.job is not None
+
+
 class Twice(Pen):
     """Writes rows again after a lost answer, without a look at what is written."""
 
@@ -163,6 +172,7 @@ class Endless(Lease):
         pytest.param({"store": Mute}, id="a checkpoint that does not say that a cancel was asked for"),
         pytest.param({"store": Blind}, id="a store that takes nothing back from the dead"),
         pytest.param({"store": Polite}, id="a superseded job that succeeds"),
+        pytest.param({"store": Greedy}, id="a parent that cancels what it only joined"),
         pytest.param({"pen": Twice}, id="a journal that writes rows again after a lost answer"),
         pytest.param({"pen": Careless}, id="a journal that takes a lost answer for a yes"),
         pytest.param({"lease": Endless}, id="a lease that never ends"),

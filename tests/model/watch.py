@@ -21,6 +21,7 @@ class Watch:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.did: Counter[str] = Counter()
+        self.wanted: set[str] = set()  #: jobs that somebody outside asked for, and that nobody there cancelled
         self.busy = 0  #: jobs that something will still happen to
         self._claims = 0
         self._holder: dict[str, int | None] = {}
@@ -126,6 +127,8 @@ class Watch:
             if not may_move(before, after):
                 raise Broken(f"{job.id} went from {before} to {after}")
             self._states[job.id] = after
+            if job.id in self.wanted and (job.cancel or (job.error or {}).get("code") == "cancelled"):
+                raise Broken(f"{job.id} is cancelled, and nobody who asked for it said so")
             changed.append(job)
             self.busy += not at_rest(self.store, job)
         wrong = violations(self.store, changed)

@@ -94,9 +94,7 @@ def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
         return NotYet(f"{children.open} of {children.total} jobs", CALL, done=ended, total=children.total)
     effect = step.do if walk.direction is Direction.FORWARD else step.undo
     try:
-        result = effect(walk.passage(tenure), world)
-        if isinstance(result, Spread) and walk.direction is Direction.BACK:
-            raise TypeError("an undo spreads over nothing: its step's children bear the same numbers")  # noqa: TRY301
+        result = _checked(walk, effect(walk.passage(tenure), world))
     except (Retryable, Fatal) as error:
         bound.info("step failed", step=step.name, code=error.code, reason=error.message, cause=_cause(error))
         return error
@@ -106,6 +104,13 @@ def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
     except Exception:  # noqa: BLE001  because this is the outermost frame of an effect
         bound.exception("step broke", step=step.name)
         return Retryable(f"run {step.name}: internal error", hint="the worker's log has the cause", code="internal")
+    return result
+
+
+def _checked(walk: Walk, result: Result) -> Result:
+    """Refuse a spread that nobody would start, and that its step would wait for without an end."""
+    if isinstance(result, Spread) and (walk.direction is Direction.BACK or walk.children is not None):
+        raise TypeError("a step spreads once, and its undo not at all: further children would bear the same numbers")
     return result
 
 

@@ -89,8 +89,11 @@ class Spread:
     """Have other jobs do it, at most `most` of them at once.
 
     They are written in the checkpoint's own transaction. When none of them is open any more the step is acted again, and
-    `passage.children` says how they ended. On the way back they are cancelled first, so a step that spreads wants an undo; an
-    undo spreads over nothing. A child about the parent's own subject waits behind it for ever: spread over others.
+    `passage.children` says how they ended; it may not spread once more, nor may its undo. A child about the parent's own subject
+    waits behind it for ever: spread over others.
+
+    On the way back they are cancelled first, so a step that spreads wants an undo. A job that was live already is joined and not
+    made; such a one is let go instead, like one for which another parent waits as well, and lives on.
     """
 
     children: Sequence[Child]
@@ -104,7 +107,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Children:
-    """How the jobs stand that a step spread over. `open` are those not at rest, started or not."""
+    """How the jobs stand that a step spread over.
+
+    `open` are those not at rest, started or not. Those that were never started or were let go count as cancelled.
+    """
 
     total: int
     open: int

@@ -1,6 +1,6 @@
 """Where a job stands while it is driven: what the claim answered, and what has been learned since."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
@@ -163,11 +163,7 @@ def start(job: Claimed, machine: Machine | None, clock: Clock) -> Walk:
     """Where the rows say that the job stands."""
     here = [past for past in job.past if past.direction is job.direction]
     passed = {past.position for past in here if past.status in {"done", "skipped"}}
-    ahead = 1 if job.direction is Direction.FORWARD else -1
-    position = job.position
-    # Never past the end, where only a skipped step can stand: the decision that passes it is still to be made.
-    while position in passed and 0 <= position + ahead < len(job.steps):
-        position += ahead
+    position = _beyond(job, passed)
     entered = next((past.ago for past in here if past.position == position), timedelta())
     known = {step.name: step for step in machine.steps} if machine is not None else {}
     missing = [name for name in job.steps if name not in known]
@@ -186,6 +182,16 @@ def start(job: Claimed, machine: Machine | None, clock: Clock) -> Walk:
         skipped=frozenset(past.position for past in here if past.status == "skipped"),
         unknown=_unknown(job, missing) if missing else None,
     )
+
+
+def _beyond(job: Claimed, passed: Collection[int]) -> int:
+    """Beyond all that was passed, and not row by row: on the way back one that left nothing behind is passed over unwritten.
+
+    Not past the end, where only a skipped step can stand: the decision that passes it is still to be made.
+    """
+    if job.direction is Direction.FORWARD:
+        return min(max(job.position, max(passed, default=-1) + 1), len(job.steps) - 1)
+    return max(min(job.position, min(passed, default=len(job.steps)) - 1), 0)
 
 
 def _unknown(job: Claimed, missing: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from tests.conftest import Database
 from tests.toys import Stage, ask, process, remember, state, status, toy_kind
 from tests.waiting import until
 from worker.engine.kinds import Kind
-from worker.engine.machine import Child, Done, Passage, Spread
+from worker.engine.machine import HOUR, Child, Done, NotYet, Passage, Spread
 from worker.errors import Fatal
 from worker.store import connect
 from worker.store.jobs import Register
@@ -34,6 +35,12 @@ def session(database: Database, name: str, *, held_open: bool = False) -> Iterat
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = {NEVER_MS}")
             yield cursor
+
+
+def asked(cursor: Any, query: str) -> list[tuple[Any, ...]]:
+    cursor.execute(query)
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
 
 
 def claim(cursor: Any, register: Register) -> list[str]:
@@ -145,6 +152,35 @@ def test_a_parent_does_not_wait_for_a_program_that_holds_its_childs_subject(data
 
     with database.engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM worker.jobs WHERE id = :id"), {"id": joined}).scalar_one() == 0
+
+
+def test_a_child_that_another_parent_is_joining_is_not_cancelled(database: Database) -> None:
+    remember(database, PARENT, CHILD)
+    subject, stage = str(uuid4()), Stage()
+    stage.script["s2"] = lambda p: Spread([Child("toy.child", {"id": subject})], most=1) if p.children is None else Done()
+    stage.script["s1"] = lambda p: NotYet("the world", HOUR) if p.kind == "toy.child" else Done()
+    with (
+        process(database, stage, PARENT, CHILD),
+        session(database, "other", held_open=True) as other,
+        session(database, "person") as person,
+    ):
+        # Long enough to be seen waiting.
+        person.execute("ALTER FUNCTION worker.drop_children(uuid, int) SET lock_timeout = '20s'")
+        parent = ask(database, "toy.parent")
+        child = until(lambda: asked(person, "SELECT id::text FROM worker.jobs WHERE kind = 'toy.child' AND state = 'waiting'"))[0][
+            0
+        ]
+        later = ask(database, "toy.parent", run_at=datetime.now(UTC) + HOUR)
+        other.execute("SELECT FROM worker.enqueue('toy.child', json_build_object('id', %s)::jsonb)", (subject,))
+        join = "INSERT INTO worker.children (parent, position, number, kind, args, most, job_id) VALUES (%s, 1, 1, 'toy.child', '{}', 1, %s)"
+        other.execute(join, (later, child))
+        person.execute("SELECT worker.cancel(%s, 'enough')", (parent,))
+        until(lambda: waits(database), what="the parent wants to drop it")
+        other.connection.commit()
+        until(lambda: state(database, parent) == "cancelled", what="the parent lets it go")
+
+    assert state(database, child) == "waiting"
+    assert status(database, child)["cancel_requested_at"] is None
 
 
 def test_a_retried_parent_has_its_children_done_anew(database: Database) -> None:

@@ -84,6 +84,7 @@ CREATE TABLE worker.children (
     args     jsonb NOT NULL,
     most     smallint NOT NULL CHECK (most > 0),
     job_id   uuid,
+    made     boolean NOT NULL DEFAULT false,
     state    text,
     told     boolean NOT NULL DEFAULT false,
     PRIMARY KEY (parent, position, number)
@@ -91,8 +92,9 @@ CREATE TABLE worker.children (
 CREATE INDEX children_open ON worker.children (parent, position, number) WHERE state IS NULL;
 CREATE INDEX children_job ON worker.children (job_id);
 CREATE INDEX children_untold ON worker.children (parent) WHERE state IS NOT NULL AND NOT told;
-COMMENT ON TABLE worker.children IS 'What a step spread over other jobs: no job yet (job_id NULL), live (state NULL), or at rest.';
+COMMENT ON TABLE worker.children IS 'What a step spread over other jobs: no job yet (job_id NULL), live (state NULL), or at rest. One that was let go is as one that was never started.';
 COMMENT ON COLUMN worker.children.most IS 'How many of its siblings may live at once.';
+COMMENT ON COLUMN worker.children.made IS 'Its job was made for this parent. A job that was live already is joined: whoever asked for it still wants it.';
 COMMENT ON COLUMN worker.children.told IS 'The parent has been woken since this child came to rest.';
 
 CREATE TABLE worker.debts (

@@ -85,7 +85,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms'
 DECLARE
     v record;
     v_parent worker.jobs;
-    v_job uuid;
+    v_job record;
     v_live int;
 BEGIN
     SELECT * INTO v_parent FROM worker.jobs j WHERE j.id = p_parent;
@@ -100,13 +100,13 @@ BEGIN
         -- Once, because the row says so; and without an idempotency key, which would answer a retried parent with the children of
         -- its last attempt. A job that is live already is joined, and its row is locked: it cannot end unseen.
         BEGIN
-            SELECT e.job_id INTO v_job FROM worker.enqueue(v.kind, v.args, priority => v_parent.priority::int,
+            SELECT e.job_id, e.created INTO v_job FROM worker.enqueue(v.kind, v.args, priority => v_parent.priority::int,
                 requested_by => v_parent.requested_by, traceparent => v_parent.traceparent) AS e;
         EXCEPTION WHEN lock_not_available THEN
             PERFORM worker.look_soon(p_parent);
             EXIT; -- one wait is enough for whoever waits behind us
         END;
-        UPDATE worker.children c SET job_id = v_job
+        UPDATE worker.children c SET job_id = v_job.job_id, made = v_job.created
         WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number;
     END LOOP;
 END $$;
@@ -117,29 +117,42 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE worker.jobs SET run_at = least(run_at, clock_timestamp() + interval '1 second') WHERE id = p_parent AND state = 'waiting'
 $$;
 
--- The parent undoes: what was not started is not, what lives is cancelled where that is possible. What somebody holds is
--- cancelled at the next look, see above.
+-- The parent undoes: what was not started is not. What it had made is cancelled where that is possible; but of a job that somebody
+-- else asked for, or that another parent waits for as well, it lets go. What somebody holds is left to the next look, see above.
 CREATE OR REPLACE FUNCTION worker.drop_children(p_parent uuid, p_position int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
-    v uuid;
+    v record;
 BEGIN
     -- Not told yet: where none of them lives, this is what the parent is called for.
     UPDATE worker.children c SET state = 'cancelled'
         WHERE c.parent = p_parent AND c.position = p_position AND c.state IS NULL AND c.job_id IS NULL;
     FOR v IN
-        SELECT j.id FROM worker.children c JOIN worker.jobs j ON j.id = c.job_id
-        WHERE c.parent = p_parent AND c.position = p_position AND c.state IS NULL
-          AND NOT (j.only_forward AND j.started_at IS NOT NULL) ORDER BY j.id
+        SELECT c.number, c.job_id, c.made FROM worker.children c
+        WHERE c.parent = p_parent AND c.position = p_position AND c.state IS NULL ORDER BY c.job_id, c.number
     LOOP
         BEGIN
-            PERFORM worker.cancel(v, 'its parent is undone', 'job ' || p_parent);
+            -- From here on nobody joins it, and it does not end: whoever does either holds its row.
+            PERFORM FROM worker.jobs j WHERE j.id = v.job_id FOR UPDATE;
+            IF v.made AND NOT worker.has_other_parent(v.job_id, p_parent) THEN
+                PERFORM worker.cancel(v.job_id, 'its parent is undone', 'job ' || p_parent);
+            ELSE
+                -- As if it had never been started, so that neither its end nor its retry is this parent's business any more.
+                UPDATE worker.children c SET state = 'cancelled', job_id = NULL
+                WHERE c.parent = p_parent AND c.position = p_position AND c.number = v.number AND c.state IS NULL;
+            END IF;
         EXCEPTION
             WHEN SQLSTATE 'MW003' THEN
-                NULL; -- it began meanwhile and only goes forward: the undo waits for its end
+                NULL; -- it has begun and only goes forward: the undo waits for its end
             WHEN lock_not_available THEN
                 PERFORM worker.look_soon(p_parent);
                 EXIT;
         END;
     END LOOP;
 END $$;
+
+CREATE OR REPLACE FUNCTION worker.has_other_parent(p_job uuid, p_parent uuid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM worker.children c JOIN worker.jobs j ON j.id = c.parent
+        WHERE c.job_id = p_job AND c.state IS NULL AND c.parent <> p_parent AND j.state IN ('queued', 'running', 'waiting', 'blocked'))
+$$;

@@ -23,6 +23,7 @@ LEFT JOIN LATERAL (
                'duration_ms', round(extract(epoch FROM coalesce(s.finished_at, clock_timestamp()) - s.started_at) * 1000), 'facts', s.facts)
                ORDER BY s.direction DESC, CASE s.direction WHEN 'forward' THEN s.position ELSE -s.position END) AS steps
     FROM worker.steps s WHERE s.job_id = j.id) AS done ON true
+-- What worker.stands_at (20_rest.sql) says, once more: the client role may read this view, and not execute that.
 CROSS JOIN LATERAL (SELECT CASE j.direction
     WHEN 'forward' THEN least(greatest(j.position, done.ahead), cardinality(j.steps) - 1)
     ELSE greatest(least(j.position, done.behind), 0) END AS position) AS here
