@@ -64,7 +64,7 @@ CREATE TABLE worker.aliases (
     PRIMARY KEY (kind, idempotency_key)
 );
 CREATE INDEX aliases_job ON worker.aliases (job_id);
-COMMENT ON TABLE worker.aliases IS 'Idempotency keys whose enqueue joined a live job: they mean that job for as long as it is kept.';
+COMMENT ON TABLE worker.aliases IS 'Idempotency keys and the job that each means for as long as that is kept; those of the first release stand in its jobs alone.';
 
 CREATE TABLE worker.pauses (
     scope        text NOT NULL CHECK (scope IN ('kind', 'org', 'host', 'all')),
