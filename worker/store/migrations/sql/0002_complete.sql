@@ -17,7 +17,15 @@ COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on 
 
 ALTER TABLE worker.processes
     ADD COLUMN host text NOT NULL DEFAULT '',
-    ADD COLUMN able int[];
+    ADD COLUMN able int[],
+    ADD COLUMN server_started_at timestamptz;
+COMMENT ON COLUMN worker.processes.server_started_at IS 'When the server began on which it entered: on another, its session lock is gone and says nothing.';
+-- A default and nothing that `enter` does, because workers of the first release store their row themselves. Of those that are here, one
+-- whose session lock is held as we look entered on this server; of the others only the lease counts.
+ALTER TABLE worker.processes ALTER COLUMN server_started_at SET DEFAULT pg_postmaster_start_time();
+UPDATE worker.processes p SET server_started_at = pg_postmaster_start_time() WHERE EXISTS (
+    SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.classid = x'6D7701'::int::oid AND l.objid = p.id::oid AND l.granted);
 COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered the first ones.';
 
 ALTER TABLE worker.jobs
