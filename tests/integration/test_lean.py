@@ -5,7 +5,7 @@ LOADED = """
 import sys, worker.daemons
 from worker.cli import daemon
 daemon.catalogue()
-print(*sorted(name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "alembic"))))
+print(*sorted(name for name in sys.modules if name.startswith(("opentelemetry.sdk", "opentelemetry.exporter", "alembic", "tenacity"))))
 """
 
 

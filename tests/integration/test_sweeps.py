@@ -229,10 +229,10 @@ def test_a_job_parked_behind_nobody_is_freed_and_so_are_those_behind_it(database
     jobs = [ask(database, subject=subject), ask(database, "toy.other", subject=subject)]
     run(database, "UPDATE worker.jobs SET parked = true")
 
-    assert sweeps.mend(ground(database, pretend=True), go_on) == {"parked": 1, "paused": 0}
+    assert sweeps.mend(ground(database, pretend=True), go_on) == {"parked": 1, "paused": 0, "undefined": 0}
     assert status(database, jobs[0])["parked"]
-    assert sweeps.mend(ground(database), go_on) == {"parked": 1, "paused": 0}
-    assert sweeps.mend(ground(database), go_on) == {"parked": 0, "paused": 0}
+    assert sweeps.mend(ground(database), go_on) == {"parked": 1, "paused": 0, "undefined": 0}
+    assert sweeps.mend(ground(database), go_on) == {"parked": 0, "paused": 0, "undefined": 0}
     assert ids(database, "SELECT job_id::text || what FROM worker.job_events") == {f"{jobs[0]}mended"}
     with process(database, stage, KIND, other):
         until(lambda: {state(database, job) for job in jobs} == {"succeeded"})
@@ -270,7 +270,7 @@ def test_a_job_marked_as_paused_is_freed_where_no_pause_holds(database: Database
     run(database, "UPDATE worker.jobs SET paused = true, org = CASE kind WHEN 'toy.make' THEN 'acme' ELSE 'other' END")
     run(database, "INSERT INTO worker.pauses (scope, what) VALUES (:scope, :what)", scope=scope, what=what)
 
-    assert sweeps.mend(ground(database), go_on) == {"parked": 0, "paused": freed}
+    assert sweeps.mend(ground(database), go_on) == {"parked": 0, "paused": freed, "undefined": 0}
     assert len(ids(database, "SELECT id::text FROM worker.jobs WHERE NOT paused")) == freed
 
 
@@ -285,3 +285,17 @@ def test_a_mended_job_is_said_as_a_warning(database: Database, capsys: pytest.Ca
     assert "job mended" in said
     assert "warning" in said
     assert job in said
+
+
+def test_a_live_job_without_a_definition_gets_that_of_its_steps_and_one_at_rest_is_left(database: Database) -> None:
+    remember(database, KIND, toy_kind("toy.remove", supersedes=True))
+    older, newer, rested = ask(database), ask(database, "toy.remove"), at_rest(database, "failed", 1)
+    run(database, "UPDATE worker.jobs SET definition = NULL, supersedes = false")
+    run(database, "UPDATE worker.jobs SET steps = '{s1,s9}' WHERE id = :id", id=older)
+
+    assert sweeps.mend(ground(database), go_on)["undefined"] == 2
+    assert sweeps.mend(ground(database), go_on)["undefined"] == 0
+    wrong = "SELECT j.id::text FROM worker.jobs j LEFT JOIN worker.definitions d ON d.id = j.definition WHERE d.steps IS DISTINCT FROM j.steps"
+    assert ids(database, wrong) == {rested}
+    assert ids(database, "SELECT id::text FROM worker.jobs WHERE supersedes") == {newer}
+    assert ids(database, "SELECT job_id::text FROM worker.job_events WHERE what = 'mended'") == {older, newer}

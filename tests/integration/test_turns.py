@@ -174,3 +174,47 @@ def test_a_job_that_waited_for_a_release_goes_on_when_one_comes_that_knows_its_s
     assert state(database, job) == "blocked"
     Register(database.url, name="new", pid=2, lease_s=30, knows={newer.name: newer.machine.names}).close()
     assert state(database, job) == "waiting"
+
+
+def test_who_is_able_is_asked_once_a_claim_and_not_for_each_job(database: Database) -> None:
+    remember(database, KIND)
+    newer = toy_kind(steps=4)
+    old = Register(database.url, name="old", pid=1, lease_s=30, knows={KIND.name: KIND.machine.names})
+    remember(database, newer)
+    new = Register(database.url, name="new", pid=2, lease_s=30, knows={newer.name: newer.machine.names})
+    reads = text(
+        "SELECT coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_xact_user_tables WHERE relid = 'worker.processes'::regclass"
+    )
+    seen = []
+    for backlog in (1, 50):
+        jobs = wanted(database, "a", backlog)
+        with database.engine.connect() as connection:
+            for ids in (None, jobs):
+                before = connection.execute(reads).scalar_one()
+                claim = text("SELECT id FROM worker.claim(:process, '{toy}', 100, CAST(:ids AS uuid[]))")
+                assert connection.execute(claim, {"process": old.process_id, "ids": ids}).all() == []
+                seen.append(connection.execute(reads).scalar_one() - before)
+    assert seen[:2] == seen[2:]
+    for closing in (old.close, new.close):
+        closing()
+
+
+@pytest.mark.parametrize(
+    ("able", "alive", "taken"), [("'{}'", True, False), ("'{}'", False, True), ("NULL", True, True), ("NULL", False, True)]
+)
+def test_a_definition_of_the_first_release_is_done_by_who_never_said_and_by_others_only_where_nobody_else_is(
+    database: Database, able: str, *, alive: bool, taken: bool
+) -> None:
+    remember(database, KIND)
+    ask(database)
+    first, me = (Register(database.url, name=name, pid=1, lease_s=30) for name in ("first", "me"))
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.definitions SET first = true"))
+        connection.execute(text(f"UPDATE worker.processes SET able = {able} WHERE name = 'me'"))
+        connection.execute(text("UPDATE worker.processes SET able = NULL WHERE name = 'first'"))
+        if not alive:
+            connection.execute(text("UPDATE worker.processes SET lease_until = now() WHERE name = 'first'"))
+    claims = Claims(database.url, process_id=me.process_id, name="me")
+    assert bool(claims.claim(["toy"], 1)) is taken
+    for closing in (claims.close, me.close, first.close):
+        closing()

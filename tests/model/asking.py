@@ -145,9 +145,13 @@ class Rows(RuleBasedStateMachine):
         self.store.register(LEASE_S, host, self.members[-1].id)
 
     @precondition(lambda self: len(self.members) > 1)
-    @rule(which=some)
-    def kill(self, which: int) -> None:
+    @rule(which=some, elsewhere=st.booleans())
+    def kill(self, which: int, elsewhere: bool) -> None:
+        """`elsewhere`: it had entered on a server that is gone; no test has a replica to promote."""
         member = self.members.pop(which % len(self.members))
+        if elsewhere:
+            self.sql(f"UPDATE worker.processes SET server_started_at = server_started_at - interval '1 day' WHERE id = {member.id}")
+            self.store.processes[member.id].server -= 1
         member.close()
         query = text("SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND classid = :ns AND objid = :id")
         with self.database.engine.connect() as connection:

@@ -18,7 +18,7 @@ class Claiming:
     def __init__(self, kinds: Mapping[str, Kind] | None = None, *, max_crashes: int = 5) -> None:
         self.kinds = kinds or {}
         self.now = 0.0
-        self.restarted = -1.0
+        self.server = 1  #: which one answers: another after each restart and each failover
         self.max_crashes = max_crashes
         self.jobs: dict[str, Job] = {}
         self.subjects: dict[str, Subject] = {}

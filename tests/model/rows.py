@@ -82,11 +82,11 @@ class Subject:
 
 @dataclass(slots=True)
 class Process:
-    """A start of a worker process. `locked`: its session still holds its lock."""
+    """A start of a worker process. `locked`: its session still holds its lock; `server`: the one where it entered."""
 
     id: int
     host: str
-    started: float
+    server: int
     lease_until: float
     locked: bool = True
 

@@ -300,7 +300,7 @@ class Simulation:
         """Of the server: every session is gone, and every process learns it with its next beat."""
         self.say("the server restarts")
         self.watch.did["restarts"] += 1
-        self.store.restarted = self.loop.now
+        self.store.server += 1
         for process in self.store.processes.values():
             process.locked = False
         for worker in self._workers:

@@ -165,7 +165,7 @@ class Store(Claiming):
     def register(self, lease_s: float, host: str = "", ident: int | None = None) -> int:
         """A new identity, never used before."""
         number = ident or len(self.processes) + 1
-        self.processes[number] = Process(number, host, self.now, self.now + lease_s)
+        self.processes[number] = Process(number, host, self.server, self.now + lease_s)
         return number
 
     def beat(self, process: int, lease_s: float) -> bool:
@@ -284,10 +284,10 @@ class Store(Claiming):
         return job.process is None or self.processes[job.process].lease_until < self.now
 
     def _session_gone(self, job: Job) -> bool:
-        """After a restart of the server no session is left, which then means nothing."""
+        """On another server than the one where it entered no session is left, which then means nothing."""
         assert job.process is not None
         process = self.processes[job.process]
-        return process.started > self.restarted and not process.locked
+        return process.server == self.server and not process.locked
 
     def _take_back(self, job: Job) -> None:
         wrote = any(row.fence == job.fence for row in job.steps.values())

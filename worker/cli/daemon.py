@@ -39,6 +39,7 @@ _SHARED: Final = {
 @click.command()
 def migrate() -> None:
     """Bring the schema to head and write the catalogue of job kinds. Running it again changes nothing."""
+    context.log_to_stderr()
     bring_to_head(context.settings())
     words.say("schema and catalogue are at head")
 
@@ -92,7 +93,7 @@ def up() -> int:
 
 def bring_to_head(own: "Settings") -> None:
     """Migrations, then the catalogue. Raises SchemaMismatch or Unreachable."""
-    from worker.store import connect, kinds
+    from worker.store import connect, in_use, kinds
     from worker.store.migrate import migrate as to_head
 
     engine = connect.open_engine(context.database_url(own), name="migrate", size=1)
@@ -102,6 +103,7 @@ def bring_to_head(own: "Settings") -> None:
         to_head(engine)
         with engine.begin() as connection:
             kinds.write(connection, catalogue().values(), backend=own.backend, host=own.docker_host)
+        in_use.mend(engine)
     finally:
         engine.dispose()
 

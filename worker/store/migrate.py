@@ -1,6 +1,7 @@
 """Bring the schema to head. One at a time, whoever starts it.
 
-Alembic is loaded by those who migrate: the daemon only compares, and each of its processes would carry the library.
+Alembic is loaded by those who migrate, and so is what they do while others are at work (in_use.py): the daemon only compares, and
+each of its processes would carry the libraries.
 """
 
 from importlib import resources
@@ -13,8 +14,17 @@ from worker.errors import Misconfigured
 _LOCK = 0x6D6F6C77
 
 
-def migrate(engine: Engine) -> None:
-    """Run every migration that is missing. Raises `SchemaMismatch` when the platform's tables cannot carry us."""
+def migrate(engine: Engine, *, patience_s: float = 60.0) -> None:
+    """Run every migration that is missing, for as long trying to get its locks.
+
+    Raises `SchemaMismatch` when the platform's tables cannot carry us, and Unreachable when somebody held ours all the time.
+    """
+    from worker.store import in_use  # noqa: PLC0415  because of the daemon's memory, see above
+
+    in_use.insist(engine, _to_head, patience_s=patience_s)
+
+
+def _to_head(engine: Engine) -> None:
     from alembic import command  # noqa: PLC0415  because of the daemon's memory, see above
     from alembic.config import Config  # noqa: PLC0415
 

@@ -72,10 +72,13 @@ def mend(ground: Ground, stopping: Callable[[], bool]) -> Outcome:
     parked = [job for jobs in _unparked(ground, stopping) for job in jobs]
     with ground.batch() as connection:
         paused = connection.execute(text("SELECT worker.mend_paused(:most)::text[]"), {"most": _BATCH}).scalar_one()
-    for was, jobs in (("parked behind nobody", parked), ("paused without a pause", paused)):
+    with ground.batch() as connection:
+        undefined = connection.execute(text("SELECT worker.mend_undefined(:most)::text[]"), {"most": _BATCH}).scalar_one()
+    found = (("parked behind nobody", parked), ("paused without a pause", paused), ("without a definition", undefined))
+    for was, jobs in found:
         for job in jobs:
             log.warning("job mended", job=job, was=was, pretended=ground.pretend)
-    return {"parked": len(parked), "paused": len(paused)}
+    return {"parked": len(parked), "paused": len(paused), "undefined": len(undefined)}
 
 
 def _forgotten(ground: Ground, kind: str, stopping: Callable[[], bool]) -> Iterator[Row[Any]]:

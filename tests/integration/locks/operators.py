@@ -185,7 +185,8 @@ def enqueue_of(crowd: Crowd, dice: random.Random) -> tuple[str, tuple[Any, ...]]
         "deep": dice.random() < 0.3,
         "note": "y" if kind.name in {OTHER.name, PURGE.name} and dice.random() < 0.1 else "x",
     }
-    key = f"k{dice.randrange(40)}" if dice.random() < 0.2 else None
+    # A key is of one request, hence of one subject: whoever uses one for two is refused at best.
+    key = f"{subject} {dice.randrange(3)}" if dice.random() < 0.2 else None
     at = datetime.now(UTC) + timedelta(milliseconds=dice.randrange(300)) if dice.random() < 0.2 else None
     return "SELECT * FROM worker.enqueue(%s, %s, %s, %s, %s)", (kind.name, json.dumps(args), key, at, dice.choice([1, 100, 900]))
 

@@ -1,5 +1,16 @@
 -- What the engine of revision 0001 lacked. Functions are written anew afterwards (functions/).
 
+-- All locks first, in the order in which beats and claims take them, or none: then nobody who waits behind us holds what we want next.
+-- A caller's enqueue reads the kinds before the jobs and a claim after them, so one of the two orders is never ours; hence all waits
+-- together stay below the 1 s after which the server looks for deadlocks, and it is always we who give up (worker/store/in_use.py).
+SET LOCAL lock_timeout = '60ms';
+DROP VIEW IF EXISTS worker.job_status, worker.violations; -- written anew with the functions; who reads them comes to the tables by them
+LOCK TABLE worker.processes IN ACCESS EXCLUSIVE MODE;
+SET LOCAL lock_timeout = '500ms';
+LOCK TABLE worker.jobs IN ACCESS EXCLUSIVE MODE;
+SET LOCAL lock_timeout = '60ms';
+LOCK TABLE worker.subjects, worker.kinds, worker.steps IN ACCESS EXCLUSIVE MODE;
+
 CREATE TABLE worker.definitions (
     id    int PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
     kind  text NOT NULL,
@@ -17,7 +28,15 @@ COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on 
 
 ALTER TABLE worker.processes
     ADD COLUMN host text NOT NULL DEFAULT '',
-    ADD COLUMN able int[];
+    ADD COLUMN able int[],
+    ADD COLUMN server_started_at timestamptz;
+COMMENT ON COLUMN worker.processes.server_started_at IS 'When the server began on which it entered: on another, its session lock is gone and says nothing.';
+-- A default and nothing that `enter` does, because workers of the first release store their row themselves. Of those that are here, one
+-- whose session lock is held as we look entered on this server; of the others only the lease counts.
+ALTER TABLE worker.processes ALTER COLUMN server_started_at SET DEFAULT pg_postmaster_start_time();
+UPDATE worker.processes p SET server_started_at = pg_postmaster_start_time() WHERE EXISTS (
+    SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.classid = x'6D7701'::int::oid AND l.objid = p.id::oid AND l.granted);
 COMMENT ON COLUMN worker.processes.able IS 'Definitions whose every step this release knows. NULL: it never said, and is offered the first ones.';
 
 ALTER TABLE worker.jobs
@@ -33,17 +52,21 @@ COMMENT ON COLUMN worker.jobs.units_done IS 'Of units_total: what the current st
 
 INSERT INTO worker.definitions (kind, steps, first) SELECT kind, steps, true FROM worker.kinds UNION SELECT kind, steps, true FROM worker.jobs;
 UPDATE worker.kinds k SET definition = d.id FROM worker.definitions d WHERE d.kind = k.kind AND d.steps = k.steps;
-UPDATE worker.jobs j SET definition = d.id FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps;
-UPDATE worker.jobs j SET supersedes = true FROM worker.kinds k WHERE k.kind = j.kind AND k.supersedes;
-UPDATE worker.jobs j SET due = false WHERE state IN ('queued', 'waiting') AND run_at > clock_timestamp();
+-- Jobs at rest stay as they are, because they are nearly all of them, and a row that is written anew is held up for everybody: one
+-- that is retried gets what it lacks then (worker.define).
+UPDATE worker.jobs j SET definition = d.id, supersedes = coalesce((SELECT k.supersedes FROM worker.kinds k WHERE k.kind = j.kind), false),
+       due = j.state NOT IN ('queued', 'waiting') OR j.run_at <= clock_timestamp()
+FROM worker.definitions d
+WHERE d.kind = j.kind AND d.steps = j.steps AND j.state IN ('queued', 'running', 'waiting', 'blocked');
 
 ALTER TABLE worker.subjects ADD COLUMN awaited boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN worker.subjects.awaited IS 'Jobs may be parked behind it: whoever claims next looks, once it is free.';
-UPDATE worker.subjects s SET awaited = true WHERE EXISTS (SELECT FROM worker.jobs j WHERE j.subject = s.key AND j.parked);
+UPDATE worker.subjects s SET awaited = true WHERE s.key IN (SELECT j.subject FROM worker.jobs j WHERE j.state = 'queued' AND j.parked);
 CREATE INDEX subjects_freed ON worker.subjects (key) WHERE job_id IS NULL AND awaited;
 
+-- Not looked through, because every row obeyed the narrower one.
 ALTER TABLE worker.steps DROP CONSTRAINT steps_status_check;
-ALTER TABLE worker.steps ADD CONSTRAINT steps_status_check CHECK (status IN ('waiting', 'done', 'failed', 'skipped'));
+ALTER TABLE worker.steps ADD CONSTRAINT steps_status_check CHECK (status IN ('waiting', 'done', 'failed', 'skipped')) NOT VALID;
 
 -- By queue and organisation, so that a claim takes turns between organisations with one probe each, and neither another
 -- host's jobs nor those of tomorrow are ever looked at.
@@ -53,6 +76,7 @@ CREATE INDEX jobs_later ON worker.jobs (run_at) WHERE state IN ('queued', 'waiti
 CREATE INDEX jobs_bell ON worker.jobs (rung_at) WHERE state IN ('queued', 'waiting') AND due AND NOT parked AND NOT paused;
 CREATE INDEX jobs_paused ON worker.jobs (kind, org) WHERE paused;
 CREATE INDEX jobs_unknown ON worker.jobs (definition) WHERE state = 'blocked' AND error ->> 'code' = 'unknown_step';
+CREATE INDEX jobs_undefined ON worker.jobs (id) WHERE definition IS NULL AND state IN ('queued', 'running', 'waiting', 'blocked');
 CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
 CREATE INDEX jobs_blocked ON worker.jobs (kind, subject) WHERE state = 'blocked';
 
@@ -64,7 +88,7 @@ CREATE TABLE worker.aliases (
     PRIMARY KEY (kind, idempotency_key)
 );
 CREATE INDEX aliases_job ON worker.aliases (job_id);
-COMMENT ON TABLE worker.aliases IS 'Idempotency keys whose enqueue joined a live job: they mean that job for as long as it is kept.';
+COMMENT ON TABLE worker.aliases IS 'Idempotency keys and the job that each means for as long as that is kept; those of the first release stand in its jobs alone.';
 
 CREATE TABLE worker.pauses (
     scope        text NOT NULL CHECK (scope IN ('kind', 'org', 'host', 'all')),
@@ -137,5 +161,4 @@ COMMENT ON COLUMN worker.durations.variant IS 'hit or miss where the step''s fac
 -- Their results have changed shape, which CREATE OR REPLACE refuses. A worker of the older release finds what it calls.
 DROP FUNCTION IF EXISTS worker.claim(int, text[], int, uuid[]);
 DROP FUNCTION IF EXISTS worker.beat(int, int);
-DROP FUNCTION IF EXISTS worker.release(text[], uuid[]);
 DROP FUNCTION IF EXISTS worker.to_ring(int, int);

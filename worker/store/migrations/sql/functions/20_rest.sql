@@ -37,6 +37,13 @@ BEGIN
     PERFORM worker.announce(j.id, j.state) FROM worker.jobs j WHERE j.id = ANY (p_jobs);
 END $$;
 
+-- For calls of the first release that were under way while the schema changed: their bodies go on and call this at each rest. What it did
+-- itself is done by the next claim now. Goes with the release after this one.
+CREATE OR REPLACE FUNCTION worker.release(p_subjects text[], p_jobs uuid[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    SELECT worker.rested(p_jobs)
+$$;
+
 CREATE OR REPLACE FUNCTION worker.end_unclaimed(p_job uuid, p_state text, p_error jsonb, p_by uuid) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -25,6 +25,37 @@ BEGIN
     END IF;
 END $$;
 
+-- Takes an idempotency key for a job that is about to be; answers the job that it means already, NULL where it is ours now. One unique
+-- index rules all keys, whatever becomes of the enqueue, so whoever comes second waits here and then sees what the first one got.
+-- Before the job's own row, and a key is used for one request: only who uses one for two subjects can meet a deadlock by it.
+CREATE OR REPLACE FUNCTION worker.take_key(p_kind worker.kinds, p_key text, p_args jsonb, p_job uuid) RETURNS uuid
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_known record;
+BEGIN
+    FOR i IN 1..5 LOOP
+        -- What the job is asked for by now, where the key created it: it may have been widened. Jobs of the first release have no alias.
+        SELECT j.id, j.args INTO v_known FROM worker.jobs j WHERE j.kind = p_kind.kind AND j.idempotency_key = p_key;
+        IF NOT FOUND THEN
+            SELECT a.job_id AS id, a.args INTO v_known FROM worker.aliases a WHERE a.kind = p_kind.kind AND a.idempotency_key = p_key;
+        END IF;
+        IF FOUND THEN
+            -- A job that was widened since is still the job of whoever asked for less; whoever asks for more has to say it anew.
+            IF (v_known.args - p_kind.widens) <> (p_args - p_kind.widens)
+               OR EXISTS (SELECT FROM unnest(p_kind.widens) AS w WHERE p_args -> w = 'true' AND v_known.args -> w <> 'true') THEN
+                RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', p_kind.kind, v_known.id USING ERRCODE = 'MW002';
+            END IF;
+            RETURN v_known.id;
+        END IF;
+        INSERT INTO worker.aliases (kind, idempotency_key, job_id, args) VALUES (p_kind.kind, p_key, p_job, p_args) ON CONFLICT DO NOTHING;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+        -- Somebody used the key between our look and now: look again at what it means.
+    END LOOP;
+    RAISE EXCEPTION 'enqueue %: lost five races in a row', p_kind.kind USING ERRCODE = '40001';
+END $$;
+
 -- A live job that is joined stays locked until the caller commits, so that it cannot end without having seen what the caller wrote.
 -- Hence a transaction that asks for several subjects does so in their order, or tries again at SQLSTATE 40P01; one that asks for
 -- one thing never meets a deadlock.
@@ -39,10 +70,10 @@ DECLARE
     v_args jsonb;
     v_subject text;
     v_old worker.jobs;
-    v_known record;
+    v_known uuid;
     v_org text;
     v_queue text;
-    v_id uuid;
+    v_id uuid := gen_random_uuid();
     v_run_at timestamptz := coalesce(enqueue.run_at, clock_timestamp());
 BEGIN
     SELECT * INTO v_kind FROM worker.kinds k WHERE k.kind = enqueue.kind;
@@ -65,40 +96,31 @@ BEGIN
     END IF;
     v_args := worker.checked_args(v_kind, enqueue.args);
     v_subject := v_kind.subject_prefix || coalesce(v_args ->> v_kind.subject_arg, '');
-    FOR i IN 1..5 LOOP
-        SELECT k.id, k.args INTO v_known FROM (
-            SELECT j.id, j.args FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.idempotency_key = enqueue.idempotency_key
-            UNION ALL SELECT a.job_id, a.args FROM worker.aliases a
-            WHERE a.kind = v_kind.kind AND a.idempotency_key = enqueue.idempotency_key) AS k;
-        IF FOUND THEN
-            -- A job that was widened since is still the job of whoever asked for less; whoever asks for more has to say it anew.
-            IF (v_known.args - v_kind.widens) <> (v_args - v_kind.widens)
-               OR EXISTS (SELECT FROM unnest(v_kind.widens) AS w WHERE v_args -> w = 'true' AND v_known.args -> w <> 'true') THEN
-                RAISE EXCEPTION 'enqueue %: idempotency key was used with other args by job %', v_kind.kind, v_known.id USING ERRCODE = 'MW002';
-            END IF;
-            RETURN QUERY SELECT v_known.id, false;
+    IF enqueue.idempotency_key IS NOT NULL THEN
+        v_known := worker.take_key(v_kind, enqueue.idempotency_key, v_args, v_id);
+        IF v_known IS NOT NULL THEN
+            RETURN QUERY SELECT v_known, false;
             RETURN;
         END IF;
+    END IF;
+    FOR i IN 1..5 LOOP
         SELECT * INTO v_old FROM worker.jobs j WHERE j.kind = v_kind.kind AND j.subject = v_subject
             AND j.state IN ('queued', 'running', 'waiting', 'blocked') FOR NO KEY UPDATE;
         IF FOUND THEN
             PERFORM worker.live_again(v_old, v_kind, v_args);
             IF enqueue.idempotency_key IS NOT NULL THEN
-                INSERT INTO worker.aliases (kind, idempotency_key, job_id, args)
-                VALUES (v_kind.kind, enqueue.idempotency_key, v_old.id, v_args) ON CONFLICT DO NOTHING;
-                -- Somebody used the key between our look and now: look again at what it means.
-                CONTINUE WHEN NOT FOUND;
+                UPDATE worker.aliases a SET job_id = v_old.id WHERE a.kind = v_kind.kind AND a.idempotency_key = enqueue.idempotency_key;
             END IF;
             RETURN QUERY SELECT v_old.id, false;
             RETURN;
         END IF;
         SELECT q.org, q.queue INTO v_org, v_queue FROM worker.queue_of(v_kind, v_args) AS q;
-        INSERT INTO worker.jobs (kind, subject, org, queue, args, steps, definition, only_forward, supersedes, idempotency_key, priority,
+        INSERT INTO worker.jobs (id, kind, subject, org, queue, args, steps, definition, only_forward, supersedes, idempotency_key, priority,
                                  run_at, due, requested_by, traceparent)
-        VALUES (v_kind.kind, v_subject, v_org, v_queue, v_args, v_kind.steps, v_kind.definition, v_kind.only_forward, v_kind.supersedes,
+        VALUES (v_id, v_kind.kind, v_subject, v_org, v_queue, v_args, v_kind.steps, v_kind.definition, v_kind.only_forward, v_kind.supersedes,
                 enqueue.idempotency_key, enqueue.priority, v_run_at, v_run_at <= clock_timestamp(), enqueue.requested_by, enqueue.traceparent)
-        ON CONFLICT DO NOTHING RETURNING id INTO v_id;
-        IF v_id IS NOT NULL THEN
+        ON CONFLICT DO NOTHING;
+        IF FOUND THEN
             IF v_kind.supersedes THEN
                 PERFORM worker.supersede(v_id, v_subject, v_kind.kind);
             END IF;

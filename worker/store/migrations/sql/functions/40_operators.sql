@@ -33,6 +33,20 @@ BEGIN
     RETURN true;
 END $$;
 
+-- What jobs of the first release lack: the definition of their own steps, which were frozen at their enqueue and may be another list than
+-- their kind's by now. Without one they would be offered to processes that know none of their steps. The caller holds their rows.
+CREATE OR REPLACE FUNCTION worker.define(p_jobs uuid[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+BEGIN
+    INSERT INTO worker.definitions (kind, steps, first)
+        SELECT DISTINCT j.kind, j.steps, true FROM worker.jobs j WHERE j.id = ANY (p_jobs) AND j.definition IS NULL
+            AND NOT EXISTS (SELECT FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps)
+        ON CONFLICT DO NOTHING;
+    UPDATE worker.jobs j SET definition = (SELECT d.id FROM worker.definitions d WHERE d.kind = j.kind AND d.steps = j.steps),
+           supersedes = coalesce((SELECT k.supersedes FROM worker.kinds k WHERE k.kind = j.kind), false)
+        WHERE j.id = ANY (p_jobs) AND j.definition IS NULL;
+END $$;
+
 CREATE OR REPLACE FUNCTION worker.retry(job_id uuid, requested_by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -65,6 +79,9 @@ BEGIN
            cancel_requested_at = CASE WHEN direction = 'back' THEN cancel_requested_at END,
            error = CASE WHEN direction = 'back' THEN coalesce(error -> 'undoing', error) END,
            run_at = clock_timestamp(), due = true WHERE id = v.id;
+    IF v.definition IS NULL THEN
+        PERFORM worker.define(ARRAY[v.id]); -- the migration left alone what was at rest
+    END IF;
     INSERT INTO worker.job_events (job_id, what, actor, detail) VALUES (v.id, 'retried', retry.requested_by, v.error);
     PERFORM worker.announce(v.id, 'queued');
     RETURN true;

@@ -38,7 +38,7 @@ BEGIN
                   -- takes its neighbours along each time, and all of them end blocked for what it did.
                   AND (j.crashes < 3 OR NOT EXISTS (
                       SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
-                  AND worker.is_able(p_process, p_able, j.definition)
+                  AND (j.definition IS NULL OR j.definition = ANY (p_able))
                 ORDER BY j.priority, j.seq LIMIT (p_n + t.n - 1) / t.n FOR UPDATE OF j SKIP LOCKED) AS l) AS h
     )
     SELECT array_agg(f.id ORDER BY f.rank, f.turn) FROM (
@@ -46,16 +46,25 @@ BEGIN
         UNION ALL (SELECT * FROM found WHERE crashes >= 3 ORDER BY rank, turn LIMIT 1) ORDER BY rank, turn LIMIT p_n) AS f);
 END $$;
 
--- A job that this process cannot do is left to those who can. Where nobody can, it is taken: to be blocked with the reason.
--- A process that never said is of the release that knew the first definitions.
-CREATE OR REPLACE FUNCTION worker.is_able(p_process int, p_able int[], p_definition int) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT p_definition IS NULL OR p_definition = ANY (p_able)
-        OR (p_able IS NULL AND EXISTS (SELECT FROM worker.definitions d WHERE d.id = p_definition AND d.first))
-        OR NOT EXISTS (
-            SELECT FROM worker.processes p JOIN worker.definitions d ON d.id = p_definition
-            WHERE p.id <> p_process AND p.lease_until > clock_timestamp() AND coalesce(p_definition = ANY (p.able), d.first))
-$$;
+-- The definitions of which this process takes jobs, asked once for each claim. A job that it cannot do is left to those who can;
+-- where nobody can, it is taken: to be blocked with the reason. A process that never said is of the release that knew the first ones.
+CREATE OR REPLACE FUNCTION worker.takes(p_process int, p_able int[]) RETURNS int[]
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_others int[]; -- what the others are able to do
+    v_silent boolean; -- one of them never said
+BEGIN
+    -- A process of the newest release is able to do all that is wanted: no other is asked.
+    IF NOT EXISTS (SELECT FROM worker.definitions d WHERE (d.id = ANY (p_able)) IS NOT TRUE) THEN
+        RETURN p_able;
+    END IF;
+    SELECT array_agg(DISTINCT a.id), bool_or(p.able IS NULL) INTO v_others, v_silent
+        FROM worker.processes p LEFT JOIN LATERAL unnest(p.able) AS a(id) ON true
+        WHERE p.id <> p_process AND p.lease_until > clock_timestamp();
+    RETURN ARRAY(SELECT d.id FROM worker.definitions d
+        WHERE coalesce(d.id = ANY (p_able), d.first)
+           OR NOT (coalesce(d.id = ANY (v_others), false) OR (d.first AND coalesce(v_silent, false))));
+END $$;
 
 -- Those of `p_found` whose pause holds leave the ready index; the others are answered.
 CREATE OR REPLACE FUNCTION worker.not_paused(p_found uuid[]) RETURNS uuid[]
@@ -167,6 +176,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v_process worker.processes;
+    v_takes int[];
     v_found uuid[];
     v_paused boolean;
     v_taken uuid[] := '{}';
@@ -184,16 +194,18 @@ BEGIN
     IF NOT v_process.queues @> p_queues THEN
         UPDATE worker.processes p SET queues = p_queues WHERE p.id = p_process;
     END IF;
+    v_takes := worker.takes(p_process, v_process.able);
     PERFORM worker.call();
     -- Jobs behind a busy subject are parked as they are found, each once; so a look that found only such looks on, further.
     FOR v_round IN 0..5 LOOP
         IF p_ids IS NULL THEN
-            v_found := worker.in_turn(p_process, p_queues, CASE v_round WHEN 0 THEN p_n ELSE greatest(p_n, 100) END, p_after, v_process.able);
+            v_found := worker.in_turn(p_process, p_queues, CASE v_round WHEN 0 THEN p_n ELSE greatest(p_n, 100) END, p_after, v_takes);
         ELSE
             SELECT array_agg(c.id) INTO v_found FROM (
                 SELECT j.id FROM worker.jobs j
                 WHERE j.id = ANY (p_ids) AND j.state IN ('queued', 'waiting') AND NOT j.parked AND NOT j.paused
-                  AND j.run_at <= clock_timestamp() AND j.queue = ANY (p_queues) AND worker.is_able(p_process, v_process.able, j.definition)
+                  AND j.run_at <= clock_timestamp() AND j.queue = ANY (p_queues)
+                  AND (j.definition IS NULL OR j.definition = ANY (v_takes))
                   AND (j.crashes < 3 OR NOT EXISTS (
                       SELECT FROM worker.jobs r WHERE r.process_id = p_process AND r.state = 'running' AND r.crashes >= 3))
                 ORDER BY j.id LIMIT p_n FOR UPDATE SKIP LOCKED) AS c;

@@ -57,8 +57,9 @@ BEGIN
         WITH dead AS MATERIALIZED (
             SELECT p.id, p.lease_until < clock_timestamp() AS by_lease FROM worker.processes p
             WHERE p.lease_until < clock_timestamp()
-               -- After a server restart every session lock is free and means nothing: only the lease counts.
-               OR (p.started_at > pg_postmaster_start_time() AND NOT EXISTS (
+               -- On another server than the one where it entered (restarted, promoted) every session lock is free and means nothing:
+               -- only the lease counts. NULL, too: of the first release, and nobody knows on which server it began.
+               OR (p.server_started_at = pg_postmaster_start_time() AND NOT EXISTS (
                        SELECT FROM pg_locks l JOIN pg_database b ON b.oid = l.database AND b.datname = current_database()
                        WHERE l.locktype = 'advisory' AND l.classid = p_namespace::oid AND l.objid = p.id::oid AND l.granted))
         )

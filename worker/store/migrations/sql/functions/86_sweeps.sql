@@ -154,3 +154,45 @@ BEGIN
     END LOOP;
     RETURN v_healed;
 END $$;
+
+-- Gives at most `p_most` live jobs the definition that they lack, because a call of the first release stored them after all.
+CREATE OR REPLACE FUNCTION worker.mend_undefined(p_most int) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_healed uuid[] := ARRAY(
+        SELECT j.id FROM worker.jobs j WHERE j.definition IS NULL AND j.state IN ('queued', 'running', 'waiting', 'blocked')
+        ORDER BY j.id LIMIT p_most FOR NO KEY UPDATE SKIP LOCKED);
+BEGIN
+    PERFORM worker.define(v_healed);
+    INSERT INTO worker.job_events (job_id, what, detail)
+        SELECT h.id, 'mended', '{"was": "without a definition"}' FROM unnest(v_healed) AS h(id);
+    RETURN v_healed;
+END $$;
+
+-- The other two things that such a call leaves. Asked by `migrate` alone, because they are over by themselves before a sweep comes
+-- (a job that counts as due is claimed) or found by it as parked behind nobody; and each looks through all that is ready or parked.
+
+-- Takes at most `p_most` jobs of later out of the ready index.
+CREATE OR REPLACE FUNCTION worker.mend_early(p_most int) RETURNS uuid[]
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH healed AS (
+        UPDATE worker.jobs j SET due = false FROM (
+            SELECT e.id FROM worker.jobs e WHERE e.state IN ('queued', 'waiting') AND e.due AND e.run_at > clock_timestamp()
+            ORDER BY e.id LIMIT p_most FOR NO KEY UPDATE SKIP LOCKED) AS early
+        WHERE j.id = early.id RETURNING j.id
+    )
+    SELECT coalesce(array_agg(h.id), '{}') FROM healed h
+$$;
+
+-- Has at most `p_most` subjects looked at once they are free: jobs are parked behind them, and nobody said so.
+CREATE OR REPLACE FUNCTION worker.mend_awaited(p_most int) RETURNS text[]
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+    WITH healed AS (
+        UPDATE worker.subjects s SET awaited = true FROM (
+            SELECT f.key FROM worker.subjects f
+            WHERE NOT f.awaited AND f.key IN (SELECT j.subject FROM worker.jobs j WHERE j.state = 'queued' AND j.parked)
+            ORDER BY f.key LIMIT p_most FOR NO KEY UPDATE SKIP LOCKED) AS forgotten
+        WHERE s.key = forgotten.key RETURNING s.key
+    )
+    SELECT coalesce(array_agg(h.key), '{}') FROM healed h
+$$;
