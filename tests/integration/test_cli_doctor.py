@@ -72,6 +72,16 @@ def test_a_person_reads_one_line_for_each_and_how_to_mend_it(shell: Shell) -> No
     assert ran.err == "14 ok, 4 warning, 0 wrong\n"
 
 
+def test_on_a_terminal_its_lines_fit(shell: Shell) -> None:
+    shell("jobs", "pause", "all", "--reason", "a database that has to be moved to another disk before the evening")
+
+    _, shown = shell.on_terminal("doctor")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+
+    assert "before the evening" in " ".join(plain.split())
+    assert {line for line in plain.splitlines() if len(line) > 80 and " " in line[21:]} == set()
+
+
 def test_no_postgres_is_three_and_its_password_is_not_shown(shell: Shell) -> None:
     ran, unset = shell.each("doctor", "--json", given=[{"DATABASE_URL": WRONG_DATABASE}, {"DATABASE_URL": ""}])
     found = checks(ran)

@@ -58,12 +58,68 @@ def test_a_repeated_idempotency_key_gives_the_same_job_and_other_args_are_refuse
     assert other.out == ""
 
 
-def test_the_live_job_is_returned_and_said_to_exist(shell: Shell) -> None:
+def test_the_live_job_is_returned_and_said_to_be_joined(shell: Shell) -> None:
     subject = uuid4()
     first, again = shell("enqueue", "toy.make", f"id={subject}"), shell("enqueue", "toy.make", f"id={subject}")
+    late = shell("enqueue", "toy.make", f"id={subject}", "--at", "2030-01-31T18:00", "--idempotency-key", "k")
+    urgent = shell("enqueue", "toy.make", f"id={subject}", "--priority", "1", "--idempotency-key", "k")
+    both = shell("enqueue", "toy.make", f"id={subject}", "--priority", "100", "--at", "2030-01-31T18:00")
+    joined = f"joined live job {first.out.strip()} (queued)"
 
-    assert first.out == again.out
-    assert (first.err, again.err) == ("", "this job exists already\n")
+    assert first.out == again.out == late.out == urgent.out == both.out
+    assert (first.err, again.err) == ("", f"{joined}\n")
+    assert late.err == f"{joined}: it keeps its time\n"
+    assert urgent.err == f"{joined}: it keeps its priority\n"
+    assert both.err == f"{joined}: it keeps its time and priority\n"
+
+
+def test_what_a_key_stands_for_is_said_also_when_it_has_ended(shell: Shell, database: Database, stage: Stage) -> None:
+    asked = ("enqueue", "toy.make", f"id={uuid4()}", "--idempotency-key", "k", "--wait")
+    with process(database, stage, KIND):
+        first = shell(*asked)
+    again = shell(*asked, "--at", "2030-01-31T18:00")
+
+    assert first.code == again.code == 0
+    said = f"the key stands for job {first.out.strip()} at rest (succeeded): it keeps its time"
+    assert again.err.splitlines()[0] == said
+    assert said.partition(" ")[0] not in first.err
+
+
+def test_a_job_that_is_not_due_says_in_how_long_it_starts(shell: Shell, database: Database) -> None:
+    job = ask(database, run_at=(datetime.now(UTC) + timedelta(days=3, hours=1)).isoformat())
+    held = ask(database)
+
+    assert re.search(r"^starts +in 3 d [01] h$", shell("jobs", "show", job).out, re.MULTILINE)
+    assert re.search(r"  starts in 3 d [01] h$", shell("jobs", "list").out, re.MULTILINE)
+    assert "starts" not in shell("jobs", "show", held).out
+    watching = shell.start("jobs", "watch", job)
+    assert watching.stderr is not None
+    assert re.search(r"\(starts in 3 d [01] h\)$", watching.stderr.readline().strip())
+    assert end(watching, signal.SIGINT)[0] == 130
+
+
+def test_the_newest_of_every_kind_and_state_come_first_and_a_cut_is_said(shell: Shell, database: Database, stage: Stage) -> None:
+    remember(database, toy_kind("toy.remove"))
+    stage.script["s2"] = lacking
+    with process(database, stage, KIND, toy_kind("toy.remove")):
+        failed = ask(database, "toy.remove")
+        until(lambda: state(database, failed) == "failed")
+        stage.script["s2"] = lambda _: NotYet("the kettle", timedelta(hours=1))
+        waiting = ask(database)
+        until(lambda: state(database, waiting) == "waiting")
+    queued, last = ask(database), ask(database, "toy.remove")
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.jobs SET state = 'running' WHERE id = :id"), {"id": queued})
+
+    whole, cut, exact = (shell("jobs", "list", "--json", "--most", most) for most in ("50", "3", "4"))
+    shown = [[row["id"] for row in json.loads(ran.out)] for ran in (whole, cut, exact)]
+    of_kind = json.loads(shell("jobs", "list", "--json", "--kind", "toy.make").out)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.jobs SET state = 'queued' WHERE id = :id"), {"id": queued})
+
+    assert shown == [[last, queued, waiting, failed], [last, queued, waiting], [last, queued, waiting, failed]]
+    assert (whole.err, cut.err, exact.err) == ("", "the newest 3 of more: --most 12\n", "")
+    assert [row["id"] for row in of_kind] == [queued, waiting]
 
 
 def test_waiting_shows_every_step_and_ends_with_zero(shell: Shell, database: Database, stage: Stage) -> None:
@@ -133,17 +189,25 @@ def test_the_list_is_filtered_and_says_why(shell: Shell, database: Database, sta
     assert job in failed
     assert waiting not in failed
     assert "missing required env" in failed
-    assert shell("jobs", "list", "--kind", "other").err == "no jobs\n"
+    assert shell("jobs", "list", "--state", "succeeded").err == "no jobs\n"
 
 
 def test_a_list_fits_a_terminal_of_eighty_columns(shell: Shell, database: Database) -> None:
     job = ask(database)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.jobs SET state = 'waiting', waiting_for = 'the kettle'"))
 
     code, shown = shell.on_terminal("jobs", "list")
+    _, wide = shell.on_terminal("jobs", "list", columns=200)
 
+    heading, line, why = shown.splitlines()
     assert code == 0
-    assert job in shown
+    assert heading.split() == ["id", "kind", "subject", "state", "age", "step"]
+    assert line.split()[:2] == [job[:8], "toy.make"]
+    assert line.split()[-1] == "s1"
+    assert why.strip() == "the kettle"
     assert max(map(len, shown.splitlines())) <= 80
+    assert job in wide
 
 
 def test_a_job_that_nobody_can_run_says_what_it_waits_for(shell: Shell, database: Database) -> None:
@@ -178,8 +242,7 @@ def test_an_interrupted_watch_leaves_the_job_running(shell: Shell, database: Dat
         code, _, said = end(watching, signal.SIGINT)
 
         assert code == 130
-        assert f"the job goes on: molecule-worker jobs watch {job}" in said
-        assert "interrupted" in said
+        assert said == f"interrupted: the job goes on: molecule-worker jobs watch {job}\n"
         go.set()
         until(lambda: state(database, job) == "succeeded")
 

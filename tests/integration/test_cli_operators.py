@@ -126,7 +126,7 @@ def test_bulk_is_narrowed_by_kind_and_age(shell: Shell, database: Database, stag
         (["jobs", "pause", "kind"], 2, "read command line: kind takes a name"),
         (["jobs", "pause", "all", "x"], 2, "read command line: all takes no name"),
         (["jobs", "explain", str(uuid4())], 2, "explain job: there is no such job"),
-        (["sweep", "floor"], 2, "sweep: there is no schedule of that name"),
+        (["sweep", "floor"], 2, 'sweep: unknown schedule "floor"'),
     ],
 )
 def test_what_cannot_be_asked_is_refused(shell: Shell, arguments: list[str], code: int, error: str) -> None:
@@ -222,7 +222,7 @@ def test_an_interrupted_drain_says_that_the_host_stays_drained(shell: Shell, dat
     code, _, said = end(draining, signal.SIGINT)
 
     assert code == 130
-    assert "the host stays drained: molecule-worker undrain far" in said
+    assert said == "interrupted: the host stays drained: molecule-worker undrain far\n"
     claims.close()
     register.close()
     run(database, "UPDATE worker.jobs SET state = 'waiting', process_id = NULL")
@@ -249,6 +249,39 @@ def test_explain_says_each_reason_and_what_to_do(shell: Shell, database: Databas
         "- no live process serves its queue toy: no process is alive",
         "  → molecule-worker run",
     ]
+
+
+@pytest.mark.parametrize("verb", ["explain", "show"])
+def test_on_a_terminal_a_sentence_is_broken_between_words_and_each_way_out_has_a_line(
+    shell: Shell, database: Database, stage: Stage, verb: str
+) -> None:
+    (job,) = broken(database, stage, 1, "toy.remove")
+    said = "the volume of the workspace is still attached to a container that nobody here has made"
+    run(database, f"UPDATE worker.jobs SET error = error || jsonb_build_object('message', '{said}') WHERE id = '{job}'")
+
+    code, shown = shell.on_terminal("jobs", verb, job)
+    lines = [line.strip(" →") for line in shown.splitlines()]
+
+    assert code == 0
+    assert said in " ".join(lines)
+    if verb == "explain":
+        assert max(map(len, shown.splitlines())) <= 80
+        assert f"then molecule-worker jobs retry {job}" in lines
+        assert len(shell("jobs", verb, job).out.splitlines()) == 3
+
+
+def test_schedules_fit_eighty_columns_with_what_they_do(shell: Shell, database: Database) -> None:
+    run(
+        database,
+        "INSERT INTO worker.slots (schedule, slot, finished_at, outcome) VALUES "
+        '(\'retention\', now(), now(), \'{"jobs": 1200, "kept": 3, "slots": 4, "steps": 80000, "events": 90000}\')',
+    )
+
+    _, shown = shell.on_terminal("sweep")
+
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "jobs 1200, kept 3, slots 4, steps 80000, events 90000" in shown
+    assert "forget jobs that came to rest long ago" in shown
 
 
 def test_what_comes_round_is_listed_and_done_at_once(shell: Shell, database: Database, stage: Stage) -> None:

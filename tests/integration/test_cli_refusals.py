@@ -71,6 +71,7 @@ CASES = [
     (["enqueue", "workspace.provision", "workspace_id=true"], "arg workspace_id is not a UUID"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "force=true"], 'unknown arg "force"'),
     (["enqueue", "workspace.provision", UUID], "not written key=value"),
+    (["enqueue", "workspace.provision", f"workspace_id={UUID}", f"workspace_id={UUID}"], "workspace_id is given twice"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--at", "noon"], "it is not a time"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--priority", "-1"], "'--priority'"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--idempotency-key", "k" * 201], "1 to 200 characters"),

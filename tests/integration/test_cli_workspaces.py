@@ -29,7 +29,11 @@ def test_a_workspace_is_stored_with_its_job_and_its_id_is_the_only_output(shell:
     assert ran.out == f"{row.id}\n"
     assert (row.name, row.runtime, row.tier, row.role) == ("Zoë ✓", "crewai", 3, "reads")
     assert (job.kind, job.subject, job.org, job.queue) == ("workspace.provision", f"workspace:{row.id}", "acme", "memory.local")
-    assert ran.err == f"is being provisioned: molecule-worker jobs watch {job.id}\n"
+    assert ran.err.splitlines() == [
+        "nothing belongs to the organisation acme yet",
+        f"is being provisioned: molecule-worker jobs watch {job.id}",
+    ]
+    assert "organisation" not in shell("workspaces", "create", "--name", "b", "--org", "acme").err
 
 
 def test_json_names_the_workspace_and_its_job(shell: Shell) -> None:
@@ -63,6 +67,28 @@ def test_names_of_other_programs_cannot_drive_the_terminal(shell: Shell, databas
     assert len(lines) == 2
     assert len(lines[1]) + lines[1].count("漢") <= 80
     assert "…" in lines[1]
+
+
+def test_the_first_digits_show_a_workspace_but_do_not_delete_it(shell: Shell, database: Database) -> None:
+    ident = shell("workspaces", "create", "--name", "a").out.strip()
+
+    assert json.loads(shell("workspaces", "show", ident[:8], "--json").out)["id"] == ident
+    assert shell("workspaces", "delete", ident[:8], "--dry-run").code == 0
+    ran = shell("workspaces", "delete", ident[:8])
+    assert (ran.code, ran.hint) == (4, f"molecule-worker workspaces delete {ident}")
+    assert rows(database)["worker.jobs"] == 1
+    assert shell("workspaces", "delete", ident.upper()).code == 0
+
+
+def test_a_list_of_workspaces_fits_eighty_columns_with_names_whole(shell: Shell) -> None:
+    shell("workspaces", "create", "--name", "a name of some thirty letters", "--runtime", "claude-code")
+
+    _, shown = shell.on_terminal("workspaces", "list")
+
+    heading, line = shown.splitlines()
+    assert heading.split() == ["id", "name", "status", "runtime", "tier"]
+    assert "a name of some thirty letters" in line
+    assert len(line) <= 80
 
 
 def test_a_parent_is_not_deleted_over_its_children(shell: Shell, database: Database) -> None:

@@ -101,15 +101,17 @@ class Claiming:
 
     def _take(self, process: int, found: Sequence[Job], most: int) -> tuple[list[Job], bool]:
         """Those taken, and whether anything became of the others, so that another look finds other jobs."""
-        heads = [job for job in found if job is self._head(job.subject, found) and self._holder(job.subject) in {None, job.id}]
-        taken = heads[:most]
+        heads = {job.subject: head for job in found if (head := self._head(job.subject, found)) is not None}
+        taken = [job for job in found if job is heads.get(job.subject) and self._holder(job.subject) in {None, job.id}][:most]
         for job in taken:
             self._hold(job, process)
         moved = bool(taken)
-        for job in found:
+        # A subject whose first job is not among those found is left alone: that one is looked at before the others are.
+        others = [job for job in found if job not in taken and job.subject in heads]
+        for job in others:
             moved = self._end_holder_for(job) or moved
-        for job in found:
-            if job not in taken and job.state == "queued" and self._must_park(job):
+        for job in others:
+            if job.state == "queued" and self._must_park(job):
                 job.parked = moved = True
         return taken, moved
 

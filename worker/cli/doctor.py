@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, terminal, words
 from worker.cli.finding import Finding, Verdict, faulty, ok
 from worker.errors import Misconfigured
 
@@ -63,9 +63,12 @@ def _summary(own: "Settings") -> str:
 
 def _show(finding: Finding) -> None:
     mark = click.style(f"{finding.verdict:<8}", fg=_STYLES[finding.verdict]) if sys.stdout.isatty() else f"{finding.verdict:<8}"
-    click.echo(f"{mark} {finding.name:<11} {words.printable(finding.said)}")
-    if finding.mend:
-        click.echo(f"{'':<8} {'':<11} → {words.printable(finding.mend)}")
+    indent = " " * 21
+    said, *more = terminal.wrapped(words.printable(finding.said), indent, indent)
+    click.echo(f"{mark} {finding.name:<11} {said.removeprefix(indent)}")
+    mend = terminal.wrapped(words.printable(finding.mend), f"{indent}→ ", f"{indent}  ") if finding.mend else []
+    for line in [*more, *mend]:
+        click.echo(line)
 
 
 def _public(finding: Finding) -> dict[str, str | bool]:

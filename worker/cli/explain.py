@@ -2,7 +2,7 @@
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, names, terminal, words
 from worker.errors import Refused
 
 
@@ -14,7 +14,7 @@ def explain(job_id: str, *, as_json: bool) -> None:
     from worker.engine.explain import reasons
     from worker.store import standing as store
 
-    ident = context.checked_id(job_id, "job")
+    ident = names.found_id(job_id, "job")
     with context.reading() as connection:
         job = store.standing(connection, ident)
     if job is None:
@@ -26,6 +26,11 @@ def explain(job_id: str, *, as_json: bool) -> None:
         return
     click.echo(f"{job.kind} {job.id} is {job.state}")
     for reason in found:
-        click.echo(f"- {words.printable(reason.sentence)}")
-        if reason.hint:
-            click.echo(f"  → {words.printable(reason.hint)}")
+        for line in [*terminal.wrapped(words.printable(reason.sentence), "- ", "  "), *_hint(words.printable(reason.hint))]:
+            click.echo(line)
+
+
+def _hint(hint: str) -> list[str]:
+    """On a terminal each of its ways on a line of its own, so that a command can be copied."""
+    ways = [hint] if terminal.room() is None else hint.split("; ")
+    return [line for n, way in enumerate(ways) if way for line in terminal.wrapped(way, "    " if n else "  → ", "    ")]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, names, terminal, words
 from worker.errors import Refused
 
 _AGE: Final = re.compile(r"(\d{1,6})(s|min|m|h|d)")
@@ -23,7 +23,7 @@ def cancel(job_id: str, *, reason: str, wait: bool) -> int:
     """Undo what a job has done so far and end it."""
     from worker.store import requests
 
-    ident = context.checked_id(job_id, "job")
+    ident = names.found_id(job_id, "job")
     _insist(reason, "cancel job: a reason is needed, because a cancel cannot be taken back")
     with context.writing() as connection:
         asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
@@ -61,7 +61,7 @@ def retry(
         raise Refused("read command line: name jobs, or say --failed", hint="molecule-worker jobs retry --help", code="usage")
     if failed:
         return _retry_failed(kind, _age(since), dry_run=dry_run, wait=wait, as_json=as_json)
-    return _retry_named([context.checked_id(given, "job") for given in job_ids], dry_run=dry_run, wait=wait)
+    return _retry_named([names.found_id(given, "job") for given in job_ids], dry_run=dry_run, wait=wait)
 
 
 @click.command()
@@ -76,7 +76,7 @@ def skip(job_id: str, *, step: str, reason: str, wait: bool) -> int:
     """
     from worker.store import requests
 
-    ident = context.checked_id(job_id, "job")
+    ident = names.found_id(job_id, "job")
     _insist(reason, "skip step: a reason is needed, because what is skipped is owed")
     with context.writing() as connection:
         requests.skip(connection, ident, step, reason, requested_by=context.requested_by())
@@ -112,6 +112,7 @@ def _retry_failed(kind: str | None, since: timedelta | None, *, dry_run: bool, w
 
     engine = context.open_database(context.settings(), size=1)
     with engine.connect() as connection:
+        names.known_kind(connection, "retry jobs", kind)
         found = status.to_retry(connection, kind=kind, since=since)
     if dry_run:
         with engine.connect() as connection, connection.begin() as trial:
@@ -148,8 +149,8 @@ def _retry_each(begin: Callable[[], Any], found: Sequence[Mapping[str, Any]]) ->
         except Refused as error:
             refused.append({**job, "why": error.message})
         except KeyboardInterrupt:
-            words.say(f"{done - len(refused)} of {len(found)} jobs run again; the others are as they were")
-            raise
+            said = f"{done - len(refused)} of {len(found)} jobs run again; the others are as they were"
+            raise KeyboardInterrupt(said) from None
     return refused
 
 
@@ -158,9 +159,7 @@ def _list(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         words.data([{key: job[key] for key in ("id", "kind", "state", "at", "subject", "why")} for job in jobs])
         return
     rows = [(job["id"], job["kind"], job["state"], words.age(job["at"]), job["subject"], job["why"]) for job in jobs]
-    words.table(
-        ("id", "kind", "state", "age", "subject", "why"), rows, empty="no jobs", less=("subject", "why", "age"), short="why"
-    )
+    words.table(("id", "kind", "state", "age", "subject", "why"), rows, empty="no jobs", narrow=terminal.JOBS)
 
 
 def _age(given: str | None) -> timedelta | None:

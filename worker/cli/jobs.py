@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from worker.cli import context, explain, interventions, pauses, words
+from worker.cli import context, explain, interventions, names, pauses, terminal, words
 from worker.domain import JOB_STATES
 from worker.errors import Refused
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 #: The keys of an error that are an interface; a job's row may hold more.
 _ERROR: Final = ("code", "message", "hint", "blame", "step")
 #: What only people are told: the contract's JSON has no such keys.
-_INNER: Final = frozenset({"waiting_for", "queue"})
+_INNER: Final = frozenset({"waiting_for", "queue", "parked", "paused"})
 _LONGEST_FACT: Final = 80
+_MOST_LISTED: Final = 1000
 
 
 @click.group()
@@ -27,10 +31,10 @@ def jobs() -> None:
 @click.option("--failed", is_flag=True, help="Only jobs that need a person: failed or blocked.")
 @click.option("--kind", help="Only this kind, e.g. workspace.provision.")
 @click.option("--subject", help="Only this subject, e.g. workspace:<id>.")
-@click.option("--most", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
+@click.option("--most", type=click.IntRange(1, _MOST_LISTED), default=50, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str | None, most: int, as_json: bool) -> None:
-    """List the newest jobs first.
+    """List the newest jobs first. On a narrow terminal an id is its first eight digits; the other commands take these.
 
     \b
     Examples:
@@ -40,14 +44,21 @@ def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str
     from worker.store import status
 
     with context.reading() as connection:
+        names.known_kind(connection, "list jobs", kind)
         pauses.tell(connection)
-        found = status.jobs(connection, state=state, failed=failed, kind=kind, subject=subject, most=most)
+        found = status.jobs(connection, state=state, failed=failed, kind=kind, subject=subject, most=most + 1)
+        strange = subject is not None and not found and not status.has_subject(connection, subject)
+    if strange:
+        words.say(f"no job about {words.printable(str(subject))} is kept; a subject is written workspace:<id> or org:<id>")
+    if len(found) > most:
+        found = found[:most]
+        words.say(f"the newest {most} of more{f': --most {min(most * 4, _MOST_LISTED)}' if most < _MOST_LISTED else ''}")
     if as_json:
         words.data([_public(job) for job in found])
+    if as_json or strange:
         return
-    rows = [(j["id"], j["kind"], j["state"], words.age(j["created_at"]), j["step"], j["subject"], _why(j)) for j in found]
-    columns = ("id", "kind", "state", "age", "step", "subject", "why")
-    words.table(columns, rows, empty="no jobs", less=("subject", "step", "why", "age"), short="why")
+    rows = [(j["id"], j["kind"], j["subject"], j["state"], words.age(j["created_at"]), j["step"], _why(j)) for j in found]
+    words.table(("id", "kind", "subject", "state", "age", "step", "why"), rows, empty="no jobs", narrow=terminal.JOBS)
 
 
 @jobs.command()
@@ -60,7 +71,7 @@ def show(job_id: str, *, as_json: bool) -> None:
     from worker.store import standing as store
     from worker.store import status
 
-    ident = context.checked_id(job_id, "job")
+    ident = names.found_id(job_id, "job")
     with context.reading() as connection:
         job = status.job(connection, ident)
         standing = store.standing(connection, ident)
@@ -71,10 +82,12 @@ def show(job_id: str, *, as_json: bool) -> None:
         return
     shown = ("id", "kind", "subject", "state", "step", "direction", "requested_by", "priority")
     times = ("run_at", "created_at", "started_at", "finished_at")
-    words.pairs({**{name: job[name] for name in (*shown, *times)}, "waits for": waits_for(standing) or job["waiting_for"]})
+    later = watch.later(job) if job["state"] == "queued" else None
+    waits = {"starts": later and f"in {later}", "waits for": waits_for(standing) or job["waiting_for"]}
+    words.pairs({**{name: job[name] for name in (*shown, *times)}, **waits})
     click.echo()
     rows = [(s["name"], s["state"], s["attempts"], words.duration(s["duration_ms"]), _facts(s["facts"])) for s in job["steps"]]
-    words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet", short="facts")
+    words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet", narrow=(("below", "facts"),))
     watch.tell_error(job)
 
 
@@ -85,7 +98,7 @@ def watch_job(job_id: str) -> int:
 
     The exit code is 0 when it succeeded and 1 when it failed, was cancelled or needs a person.
     """
-    return _watch(context.checked_id(job_id, "job"))
+    return _watch(names.found_id(job_id, "job"))
 
 
 for _command in (interventions.cancel, interventions.retry, interventions.skip, pauses.pause, pauses.resume, explain.explain):
@@ -97,9 +110,11 @@ for _command in (interventions.cancel, interventions.retry, interventions.skip, 
 @click.argument("pairs", metavar="[key=value]…", nargs=-1)
 @click.option("--idempotency-key", metavar="KEY", help="The same key again returns the same job.")
 @click.option("--at", metavar="TIME", help="Not before then, ISO 8601; without an offset it is local time.")
-@click.option("--priority", type=click.IntRange(0, 1000), default=100, show_default=True, help="Lower runs first.")
+@click.option("--priority", type=click.IntRange(0, 1000), help="Lower runs first; 100 without it.")
 @click.option("--wait", is_flag=True, help="Watch it until it ends.")
-def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: str | None, priority: int, wait: bool) -> int:
+def enqueue(
+    kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at: str | None, priority: int | None, wait: bool
+) -> int:
     """Store a job; its id goes to stdout.
 
     \b
@@ -110,7 +125,7 @@ def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at:
     """
     from worker.store import requests
 
-    args, run_at = dict(map(_pair, pairs)), _time(at)
+    args, run_at = _args(pairs), _time(at)
     with context.writing() as connection:
         job_id, created = requests.enqueue(
             connection,
@@ -118,12 +133,14 @@ def enqueue(kind: str, pairs: Sequence[str], *, idempotency_key: str | None, at:
             args,
             idempotency_key=idempotency_key,
             run_at=run_at,
-            priority=priority,
+            priority=100 if priority is None else priority,
             requested_by=context.requested_by(),
         )
+        joined = None if created else _joined(connection, job_id)
     click.echo(job_id)
-    if not created:
-        words.say("this job exists already")
+    if joined is not None:
+        kept = [name for name, given in (("time", at), ("priority", priority)) if given is not None]
+        words.say(f"{joined}: it keeps its {' and '.join(kept)}" if kept else joined)
     return _watch(job_id) if wait else words.DONE
 
 
@@ -131,6 +148,24 @@ def _watch(job_id: str) -> int:
     from worker.cli import watch
 
     return watch.watch(context.open_database(context.settings()), job_id)
+
+
+def _joined(connection: "Connection", job_id: str) -> str:
+    """What an enqueue that stored nothing has found."""
+    from worker.store import status
+
+    job = status.job(connection, job_id)
+    state = job["state"] if job else "gone"
+    return f"the key stands for job {job_id} at rest ({state})" if state in status.REST else f"joined live job {job_id} ({state})"
+
+
+def _args(pairs: Sequence[str]) -> dict[str, Any]:
+    args: dict[str, Any] = {}
+    for name, value in map(_pair, pairs):
+        if name in args:
+            raise Refused(f"read args: {name} is given twice", hint="molecule-worker enqueue --help", code="bad_args")
+        args[name] = value
+    return args
 
 
 def _pair(given: str) -> tuple[str, Any]:
@@ -160,7 +195,16 @@ def _public(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _why(job: Mapping[str, Any]) -> str | None:
-    why: str | None = job["error"]["message"] if job["error"] else job["waiting_for"]
+    if job["error"]:
+        return str(job["error"]["message"])
+    from worker.cli import watch
+
+    later = watch.later(job)
+    if job["state"] == "queued":
+        if job["paused"] or job["parked"]:
+            return "paused" if job["paused"] else "behind another job on its subject"
+        return later and f"starts in {later}"
+    why: str | None = job["waiting_for"] or (later and f"goes on in {later}")
     return why
 
 

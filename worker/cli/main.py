@@ -46,11 +46,15 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; a reader that has enough ends it, and click would call that a failure."""
+        """Run the command; a reader that has enough ends it, and a person who has: click would fail, or say an empty line."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise click.exceptions.Exit(_BROKEN_PIPE) from error
+        except KeyboardInterrupt as error:
+            # What was begun is said by whoever knows it.
+            words.say(": ".join(("interrupted", *map(str, error.args))))
+            raise click.exceptions.Exit(words.INTERRUPTED) from error
 
     def format_commands(self, _context: click.Context, formatter: click.HelpFormatter) -> None:
         """The table's own sentences: asking each command would import all of them."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, names, words
 from worker.errors import Refused
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def pause(scope: str, what: str, *, reason: str | None) -> None:
     from worker.store import status
 
     with context.writing() as connection:
-        _hold(connection, scope, _checked(scope, what), reason)
+        _known(connection, "pause", scope, _checked(scope, what))
+        _hold(connection, scope, what, reason)
         n = status.concerned(connection, scope, what)
     words.say(f"{n} live jobs are concerned; end it: molecule-worker jobs resume {f'{scope} {what}'.strip()}")
 
@@ -97,6 +98,7 @@ def _free(scope: str, what: str) -> None:
     from worker.store import requests
 
     with context.writing() as connection:
+        _known(connection, "resume", scope, what)
         freed = requests.resume(connection, scope, what, requested_by=context.requested_by())
     name = words.printable(f"{scope} {what}".strip())
     if freed is None:
@@ -105,6 +107,14 @@ def _free(scope: str, what: str) -> None:
         words.say(f"{name} works again")
     else:
         words.say(f"{name} goes on: {freed} jobs were held back")
+
+
+def _known(connection: "Connection", verb: str, scope: str, what: str) -> None:
+    """Raises Refused for a kind that is none; an organisation of which nothing is known may be meant for the future."""
+    if scope == "kind":
+        names.known_kind(connection, verb, what)
+    elif scope == "org":
+        names.tell_org(connection, what)
 
 
 def _checked(scope: str, what: str) -> str:
@@ -129,8 +139,7 @@ def _wait_until_free(engine: "Engine", host: str) -> None:
                     tell_count(n)
                 Event().wait(_LOOK_S)
     except KeyboardInterrupt:
-        words.say(f"the host stays drained: molecule-worker undrain {host}")
-        raise
+        raise KeyboardInterrupt(f"the host stays drained: molecule-worker undrain {host}") from None
     words.say("nothing runs there")
 
 

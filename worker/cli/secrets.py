@@ -57,7 +57,12 @@ def list_secrets(*, workspace_id: str | None, as_json: bool) -> None:
     if as_json:
         words.data([dict(zip(("name", "scope", "created_at", "updated_at"), row, strict=True)) for row in rows])
         return
-    words.table(("name", "scope", "created", "updated"), rows, empty="no secrets", less=("created", "updated"), short="name")
+    words.table(
+        ("name", "scope", "created", "updated"),
+        rows,
+        empty="no secrets",
+        narrow=(("drop", "created"), ("drop", "updated"), ("cut", "name")),
+    )
 
 
 @secrets.command()

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import context, words
-from worker.errors import Refused
+from worker.cli import context, names, words
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -31,9 +30,8 @@ def sweep(name: str | None, *, dry_run: bool, as_json: bool) -> int:
     context.log_to_stderr()
     own = context.settings()
     known = {schedule.name: schedule for schedule in _schedules()}
-    if name is not None and name not in known:
-        hint = f"known: {', '.join(known)}"
-        raise Refused("sweep: there is no schedule of that name", hint=hint, code="no_schedule")
+    if name is not None:
+        names.known("sweep", "schedule", name, known)
     engine = context.open_database(own)
     if name is None:
         _list(engine, known, as_json=as_json)
@@ -97,7 +95,7 @@ def _list(engine: "Engine", known: "Mapping[str, Schedule]", *, as_json: bool) -
         for name, schedule in known.items()
     ]
     columns = ("schedule", "every", "last", "outcome", "what")
-    words.table(columns, rows, empty="nothing comes round", less=("what",), short="outcome")
+    words.table(columns, rows, empty="nothing comes round", narrow=(("below", "what"), ("cut", "outcome")))
 
 
 def _outcome(slot: Mapping[str, Any] | None) -> str | None:

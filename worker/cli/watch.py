@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from threading import Event
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +33,7 @@ def watch(engine: "Engine", job_id: str) -> int:
         with shown() as display:
             job = _follow(engine, job_id, display)
     except KeyboardInterrupt:
-        words.say(f"the job goes on: molecule-worker jobs watch {job_id}")
-        raise
+        raise KeyboardInterrupt(f"the job goes on: molecule-worker jobs watch {job_id}") from None
     return _end(job)
 
 
@@ -93,7 +92,7 @@ def _follow(engine: "Engine", job_id: str, display: Display) -> Mapping[str, Any
         display.finished(job)
         if job["state"] in status.REST or job["state"] == "blocked":
             return job
-        display.now(_doing(job, waits_for(standing)), left(job["progress"]))
+        display.now(_doing(job, waits_for(standing)), _when(job))
         Event().wait(_LOOK_S)
 
 
@@ -114,6 +113,18 @@ def _doing(job: Mapping[str, Any], waits: str | None) -> str:
     what = waits or job["waiting_for"]
     undo = "undo " if job["direction"] == "back" else ""
     return f"{progress['done']}/{progress['total']} {undo}{job['step']}{f': waits for {what}' if what else ''}"
+
+
+def later(job: Mapping[str, Any]) -> str | None:
+    """How long until the time of a queued or waiting job comes; None when it has come."""
+    seconds = (job["run_at"] - datetime.now(UTC)).total_seconds()
+    return words.duration(max(1.0, seconds) * 1000) if job["state"] in {"queued", "waiting"} and seconds > 0 else None
+
+
+def _when(job: Mapping[str, Any]) -> str:
+    """When it starts, where it has not, and how long it is until its end."""
+    starts = later(job) if job["state"] == "queued" else None
+    return ", ".join(filter(None, (starts and f"starts in {starts}", left(job["progress"]))))
 
 
 def left(progress: Mapping[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """How the command line speaks: `error:` then `hint:`, lower case, no full stop; data on stdout, words on stderr."""
 
 import json
-import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 
+from worker.cli import terminal
 from worker.errors import Retryable, WorkerError
 
 DONE: Final = 0
@@ -20,11 +19,10 @@ INTERRUPTED: Final = 130
 
 _SECOND_MS: Final = 1000
 _MINUTE_S: Final = 60
-#: Columns of a table on a terminal of which nothing is known; elsewhere nothing is cut.
-_USUAL_WIDTH: Final = 80
-#: Below this a shortened column says nothing any more.
-_LEAST_WIDTH: Final = 12
-_GAP: Final = 2
+_HOUR_S: Final = 3600
+_DAY_S: Final = 86400
+#: How many of a unit are said before the next greater one is.
+_MOST: Final = {"min": 60, "h": 48}
 
 
 class Unsafe(WorkerError):
@@ -85,23 +83,18 @@ def data(value: Any) -> None:
     click.echo(json.dumps(value, default=_plain, ensure_ascii=False, indent=2))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str, less: Sequence[str] = (), short: str = "") -> None:
-    """A table on stdout; without rows one sentence on stderr.
-
-    On a terminal it fits: the columns in `less` go, in that order, and `short` is shortened. Elsewhere nothing is cut, because
-    a program reads it.
-    """
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str, narrow: Sequence[terminal.Concession] = ()) -> None:
+    """A table on stdout; without rows one sentence on stderr. A terminal too narrow for it costs `narrow`, in that order."""
     shown = [[_cell(value) for value in row] for row in rows]
     if not shown:
         say(empty)
         return
-    widths = {name: max(map(_width, (name, *(row[place] for row in shown)))) for place, name in enumerate(columns)}
-    if sys.stdout.isatty():
-        _fit(widths, shutil.get_terminal_size((_USUAL_WIDTH, 24)).columns, less, short)
-    for row in [list(columns), *shown]:
-        cells = dict(zip(columns, row, strict=True))
-        line = (" " * _GAP).join(_padded(cells[name], width) for name, width in widths.items())
-        click.echo(line.rstrip())
+    laid = terminal.Table(columns, shown)
+    room = terminal.room()
+    if room is not None:
+        laid.fit(room, narrow)
+    for line in laid.lines():
+        click.echo(line)
 
 
 def pairs(values: Mapping[str, Any]) -> None:
@@ -116,11 +109,16 @@ def pairs(values: Mapping[str, Any]) -> None:
 
 
 def duration(milliseconds: float) -> str:
-    """`840 ms`, `3.2 s`, `4 min 10 s`."""
+    """`840 ms`, `3.2 s`, `4 min 10 s`, `3 h 20 min`, `12 d 4 h`."""
     if milliseconds < _SECOND_MS:
         return f"{milliseconds:.0f} ms"
     seconds = milliseconds / _SECOND_MS
-    return f"{seconds:.1f} s" if seconds < _MINUTE_S else f"{seconds // _MINUTE_S:.0f} min {seconds % _MINUTE_S:.0f} s"
+    if seconds < _MINUTE_S:
+        return f"{seconds:.1f} s"
+    for great, length, small, part in (("min", _MINUTE_S, "s", 1), ("h", _HOUR_S, "min", _MINUTE_S)):
+        if seconds < length * _MOST[great]:
+            return f"{seconds // length:.0f} {great} {seconds % length // part:.0f} {small}"
+    return f"{seconds // _DAY_S:.0f} d {seconds % _DAY_S // _HOUR_S:.0f} h"
 
 
 def age(since: datetime) -> str:
@@ -135,32 +133,6 @@ def age(since: datetime) -> str:
 def printable(text: str) -> str:
     """On one line and without anything that moves a terminal's cursor: names and output come from other people."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _fit(widths: dict[str, int], room: int, less: Sequence[str], short: str) -> None:
-    for name in less:
-        spare = max(0, widths.get(short, 0) - _LEAST_WIDTH)
-        if _total(widths) - spare > room:
-            widths.pop(name, None)
-    excess = _total(widths) - room
-    if excess > 0 and short in widths:
-        widths[short] = max(_LEAST_WIDTH, widths[short] - excess)
-
-
-def _total(widths: Mapping[str, int]) -> int:
-    return sum(widths.values()) + _GAP * (len(widths) - 1)
-
-
-def _width(text: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
-def _padded(text: str, width: int) -> str:
-    from rich.cells import set_cell_size
-
-    return set_cell_size(text, width) if _width(text) <= width else set_cell_size(text, width - 1) + "…"
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from worker.cli import context, words
+from worker.cli import context, names, words
 from worker.domain import DEFAULT_TIER, TIERS, Placement, Secret, WorkspaceId
 from worker.errors import Refused
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from config.settings import Settings
     from worker.new_workspace import NewWorkspace
 
+_NARROW: Final = (("drop", "url"), ("brief", "id"), ("drop", "tier"), ("cut", "name"), ("drop", "runtime"))
 _ACCESS: Final = ("none", "read_only", "read_write")
 #: Ends up in labels and one day in host names.
 _SLUG: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -101,7 +102,7 @@ def list_workspaces(*, everything: bool, as_json: bool) -> None:
     if as_json:
         words.data([dict(zip(columns, row, strict=True)) for row in rows])
         return
-    words.table(columns, rows, empty="no workspaces", less=("url", "tier", "runtime"), short="name")
+    words.table(columns, rows, empty="no workspaces", narrow=_NARROW)
 
 
 @workspaces.command()
@@ -109,7 +110,7 @@ def list_workspaces(*, everything: bool, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def show(workspace_id: str, *, as_json: bool) -> None:
     """Show one workspace: its row, what exists of it outside, its last jobs."""
-    ident = context.checked_id(workspace_id, "workspace")
+    ident = names.found_id(workspace_id, "workspace")
     with context.reading() as connection:
         row, jobs = _shown(connection, ident)
     if as_json:
@@ -118,7 +119,7 @@ def show(workspace_id: str, *, as_json: bool) -> None:
     words.pairs({**row, "outside": row["outside"] or "nothing"})
     click.echo()
     rows = [(job["id"], job["kind"], job["state"], words.age(job["created_at"]), job["why"]) for job in jobs]
-    words.table(("job", "kind", "state", "age", "why"), rows, empty="no jobs", less=("why",), short="why")
+    words.table(("job", "kind", "state", "age", "why"), rows, empty="no jobs", narrow=(("below", "why"), ("brief", "job")))
     if jobs and jobs[0]["why"]:
         words.say(f"why: {words.printable(jobs[0]['why'])}")
         words.say(f"hint: molecule-worker jobs show {jobs[0]['id']}")
@@ -132,7 +133,7 @@ def logs(workspace_id: str, *, tail: int) -> None:
     from worker.store import workspaces as store
 
     own = context.settings()
-    ident = context.checked_id(workspace_id, "workspace")
+    ident = names.found_id(workspace_id, "workspace")
     engine = context.open_database(own)
     with engine.connect() as connection:
         if store.get(connection, ident) is None:
@@ -152,7 +153,10 @@ def delete(workspace_id: str, *, dry_run: bool, wait: bool) -> int:
     """Remove a workspace, its container and all its volumes. There is no way back."""
     from worker.store import requests
 
-    ident = WorkspaceId(context.checked_id(workspace_id, "workspace"))
+    ident = WorkspaceId(names.found_id(workspace_id, "workspace"))
+    if not dry_run and ident != workspace_id.lower():
+        whole = f"molecule-worker workspaces delete {ident}"
+        raise words.Unsafe("delete workspace: its whole id is needed, because there is no way back", hint=whole)
     engine = context.open_database(context.settings())
     with engine.begin() as connection:
         doomed = _doomed(connection, ident)
@@ -193,6 +197,7 @@ def _store(
 
     key = context.load_key(own) if values else None
     with engine.begin() as connection:
+        names.tell_org(connection, org)
         place = Placement(org, own.backend, own.docker_host)
         workspace_id = store.create(connection, wanted, place, runtimes().runtimes)
         if key is not None:

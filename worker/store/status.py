@@ -6,10 +6,32 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, text
 
+from worker.domain import JOB_STATES
+
 #: The keys of `jobs show --json`, in the order in which they are printed.
 _SHOWN: Final = (
     *("id", "kind", "subject", "state", "step", "direction", "attempt", "requested_by", "priority", "run_at", "progress"),
     *("created_at", "started_at", "finished_at", "error", "steps"),
+)
+_LISTED: Final = (
+    *("id", "kind", "subject", "state", "step", "direction", "attempt", "requested_by", "created_at", "finished_at"),
+    *("waiting_for", "error", "run_at", "parked", "paused"),
+)
+_NEED_A_PERSON: Final = frozenset({"failed", "blocked"})
+#: The newest of each kind and state that rests, waits or is queued, one probe of jobs_newest each, and all that run, which are
+#: few: however many jobs there are, no more are looked at.
+_NEWEST: Final = (
+    "SELECT f.id::text FROM (SELECT n.id, n.seq "
+    "FROM (SELECT k.kind FROM worker.kinds k UNION SELECT d.kind FROM worker.definitions d) AS k "
+    "CROSS JOIN unnest(CAST(:states AS text[])) AS s(state) CROSS JOIN LATERAL (SELECT j.id, j.seq FROM worker.jobs j "
+    "WHERE j.kind = k.kind AND j.state = s.state AND j.state <> 'running' ORDER BY j.seq DESC LIMIT :most) AS n "
+    "WHERE CAST(:kind AS text) IS NULL OR k.kind = :kind "
+    "UNION ALL SELECT j.id, j.seq FROM worker.jobs j WHERE j.state = 'running' AND 'running' = ANY (CAST(:states AS text[])) "
+    "AND (CAST(:kind AS text) IS NULL OR j.kind = :kind)) AS f ORDER BY f.seq DESC LIMIT :most"
+)
+_NEWEST_OF_SUBJECT: Final = (
+    "SELECT j.id::text FROM worker.jobs j WHERE j.subject = :subject AND j.state = ANY (:states) "
+    "AND (CAST(:kind AS text) IS NULL OR j.kind = :kind) ORDER BY j.seq DESC LIMIT :most"
 )
 REST: Final = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -30,21 +52,14 @@ def jobs(
     connection: Connection, *, state: str | None, failed: bool, kind: str | None, subject: str | None, most: int
 ) -> list[Mapping[str, Any]]:
     """The newest jobs first, at most `most` of them."""
-    return [
-        dict(row)
-        for row in connection.execute(
-            text(
-                "SELECT id, kind, subject, state, step, direction, attempt, requested_by, created_at, finished_at, "
-                # Chosen first, because the view counts and foretells for each job that it is asked for.
-                "waiting_for, error FROM worker.job_status WHERE id = ANY (ARRAY("
-                "SELECT j.id FROM worker.jobs j WHERE (CAST(:state AS text) IS NULL OR j.state = :state) "
-                "AND (NOT :failed OR j.state IN ('failed', 'blocked')) AND (CAST(:kind AS text) IS NULL OR j.kind = :kind) "
-                "AND (CAST(:subject AS text) IS NULL OR j.subject = :subject) ORDER BY j.created_at DESC LIMIT :most)) "
-                "ORDER BY created_at DESC"
-            ),
-            {"state": state, "failed": failed, "kind": kind, "subject": subject, "most": most},
-        ).mappings()
-    ]
+    states = [one for one in JOB_STATES if state in {None, one} and (not failed or one in _NEED_A_PERSON)]
+    chosen = text(_NEWEST if subject is None else _NEWEST_OF_SUBJECT)
+    wanted = {"states": states, "kind": kind, "subject": subject, "most": most}
+    ids = list(connection.execute(chosen, wanted).scalars())
+    # Chosen first, because the view counts and foretells for each job that it is asked for.
+    rows = connection.execute(text("SELECT * FROM worker.job_status WHERE id = ANY (CAST(:ids AS uuid[]))"), {"ids": ids})
+    found = {str(row["id"]): {name: row[name] for name in _LISTED} for row in rows.mappings()}
+    return [found[ident] for ident in ids if ident in found]
 
 
 def to_retry(connection: Connection, *, kind: str | None, since: timedelta | None) -> list[Mapping[str, Any]]:
@@ -80,3 +95,30 @@ def hosts(connection: Connection) -> list[str]:
     """Where processes live now."""
     found = "SELECT DISTINCT host FROM worker.processes WHERE lease_until > clock_timestamp() ORDER BY host"
     return list(connection.execute(text(found)).scalars())
+
+
+def kinds(connection: Connection) -> list[str]:
+    """Every kind that a job may have."""
+    return list(connection.execute(text("SELECT kind FROM worker.kinds UNION SELECT kind FROM worker.definitions")).scalars())
+
+
+def begun(connection: Connection, what: str, low: str, high: str) -> list[str]:
+    """Ids of jobs or workspaces from `low` to `high`, at most two."""
+    table = {"job": "worker.jobs", "workspace": "public.workspaces"}[what]
+    found = text(f"SELECT id::text FROM {table} WHERE id BETWEEN CAST(:low AS uuid) AND CAST(:high AS uuid) ORDER BY id LIMIT 2")  # noqa: S608  because the words are ours
+    return list(connection.execute(found, {"low": low, "high": high}).scalars())
+
+
+def has_subject(connection: Connection, subject: str) -> bool:
+    """Whether a job about it is kept."""
+    found = text("SELECT EXISTS (SELECT FROM worker.jobs j WHERE j.subject = :subject)")
+    return bool(connection.execute(found, {"subject": subject}).scalar_one())
+
+
+def has_org(connection: Connection, org: str) -> bool:
+    """Whether anything belongs to this organisation."""
+    found = text(
+        "SELECT EXISTS (SELECT FROM worker.placements p WHERE p.org = :org) "
+        "OR EXISTS (SELECT FROM worker.jobs j WHERE j.org = :org)"
+    )
+    return bool(connection.execute(found, {"org": org}).scalar_one())

@@ -79,6 +79,8 @@ CREATE INDEX jobs_unknown ON worker.jobs (definition) WHERE state = 'blocked' AN
 CREATE INDEX jobs_undefined ON worker.jobs (id) WHERE definition IS NULL AND state IN ('queued', 'running', 'waiting', 'blocked');
 CREATE INDEX jobs_rested ON worker.jobs (kind, finished_at) WHERE state IN ('succeeded', 'failed', 'cancelled');
 CREATE INDEX jobs_blocked ON worker.jobs (kind, subject) WHERE state = 'blocked';
+-- What people list, newest first. Without what runs, because a claim should not pay for it, and jobs_process finds these few.
+CREATE INDEX jobs_newest ON worker.jobs (kind, state, seq) WHERE state <> 'running';
 
 CREATE TABLE worker.aliases (
     kind            text NOT NULL,

@@ -53,6 +53,7 @@ LEFT JOIN LATERAL (
         END AS seconds) AS rest
     WHERE j.direction = 'forward' AND j.state IN ('queued', 'running', 'waiting')) AS eta ON true;
 COMMENT ON VIEW worker.job_status IS 'Stable: the JSON of `jobs show` as columns.';
+COMMENT ON COLUMN worker.job_status.progress IS 'eta_seconds: from now until the end; of a job that is not due with the time until run_at, once.';
 
 DROP VIEW IF EXISTS worker.violations;
 CREATE VIEW worker.violations AS
