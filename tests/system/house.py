@@ -118,7 +118,9 @@ class House:
     def lines(self, what: str | None = None, job: str | None = None) -> list[dict[str, Any]]:
         """The ledger, in the order in which it was written."""
         ledger = self.folder / LEDGER
-        found = [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
+        # Up to the last line's end, because somebody may be writing: a file grows by pages and not by lines.
+        written = ledger.read_text().rpartition("\n")[0] if ledger.exists() else ""
+        found = [json.loads(line) for line in written.splitlines()]
         return [line for line in found if what in {None, line["what"]} and job in {None, line.get("job")}]
 
     def spots(self, job: str) -> list[str]:

@@ -131,7 +131,7 @@ BEGIN
         WHERE j.id = ANY (ARRAY(SELECT o.job_id FROM own o)) RETURNING j.id
     )
     SELECT (SELECT coalesce(array_agg(w.id ORDER BY array_position(p_found, w.id)), '{}') FROM won w),
-           (SELECT coalesce(array_agg(t.key), '{}') FROM there t WHERE t.job_id IS NOT NULL AND t.job_id <> t.id)
+           (SELECT coalesce(array_agg(t.key), '{}') FROM there t WHERE t.job_id IS NOT NULL)
     INTO taken, v_held;
     moved := cardinality(taken) > 0;
     IF cardinality(taken) = cardinality(p_found) THEN
