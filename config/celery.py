@@ -64,6 +64,8 @@ def conf(settings: Settings) -> dict[str, Any]:
         # A broker may be away for days: the worker polls its own database meanwhile.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A Redis without memory refuses what a consumer writes, too: wait for it, as for one that is away, instead of leaving.
+        "broker_channel_error_retry": True,
         "broker_connection_timeout": 2.0,
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_proc_alive_timeout": 30.0,

@@ -77,9 +77,10 @@ class Storm:
         self.did["kills"] += 1
 
     def fill(self) -> None:
-        """Nothing can be written until there is room again."""
+        """Nothing can be written until there is room again, also not by who connects meanwhile."""
         self.client.config_set("maxmemory", "1mb")
         self.client.config_set("maxmemory-policy", "noeviction")
+        self.client.client_kill_filter(_type="normal", skipme=True)
         Event().wait(OUTAGE_S)
         self.client.config_set("maxmemory", "0")
         self.did["times full"] += 1
