@@ -10,11 +10,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from tests.model.bench import KINDS, LEASE_S, ORGS, SUBJECTS, Bench, Member, decided, results, some
+from tests.model.held import held
 from tests.model.rows import Job, Refusal
 from tests.model.rows_of import differences
 from tests.model.rules import may_move
 from tests.model.store import Store
-from tests.model.worker import held
 from tests.waiting import until
 from worker.engine.drive import Record
 from worker.engine.machine import (
@@ -145,11 +145,14 @@ class Rows(RuleBasedStateMachine):
         self.store.register(LEASE_S, host, self.members[-1].id)
 
     @precondition(lambda self: len(self.members) > 1)
-    @rule(which=some, elsewhere=st.booleans())
-    def kill(self, which: int, elsewhere: bool) -> None:
-        """`elsewhere`: it had entered on a server that is gone; no test has a replica to promote."""
+    @rule(which=some, why=st.sampled_from(["unasked", "elsewhere", "in doubt"]))
+    def kill(self, which: int, why: str) -> None:
+        """`elsewhere`: it had entered on a server that is gone, hence no crash; no test has a replica to promote."""
         member = self.members.pop(which % len(self.members))
-        if elsewhere:
+        if why == "in doubt":
+            member.register.resign()
+            self.store.resign(member.id)
+        if why == "elsewhere":
             self.sql(f"UPDATE worker.processes SET server_started_at = server_started_at - interval '1 day' WHERE id = {member.id}")
             self.store.processes[member.id].server -= 1
         member.close()
