@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from tests.model.rows import Job, StepRow
 from worker.engine.machine import Children, Direction
@@ -42,3 +43,11 @@ def held(job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int,
         family=family,
         number=number,
     )
+
+
+def comparable(claim: Claimed) -> dict[str, Any]:
+    """A claim without what only one side knows: the witness's number, and by how much the real clock runs ahead."""
+    past = [(row.direction, row.position, row.name, row.status, dict(row.facts)) for row in claim.past]
+    error = claim.error["code"] if claim.error else None
+    names = ("id", "kind", "subject", "args", "only_forward", "direction", "position", "attempt", "fence", "stop", "org")
+    return {**{name: getattr(claim, name) for name in names}, "family": dict(claim.family), "past": past, "error": error}

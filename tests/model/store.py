@@ -294,10 +294,14 @@ class Store(Claiming):
         process = self.processes[job.process]
         return process.server == self.server and not process.locked
 
-    def _take_back(self, job: Job) -> None:
+    def blameless(self, job: Job) -> bool:
+        """Whether its process left in doubt or lost its server, so that no step is to blame."""
         assert job.process is not None
         process = self.processes[job.process]
-        blameless = process.in_doubt or process.server != self.server
+        return process.in_doubt or process.server != self.server
+
+    def _take_back(self, job: Job) -> None:
+        blameless = self.blameless(job)
         if any(row.fence == job.fence for row in job.steps.values()):
             job.crashes = 0
         job.crashes += not blameless

@@ -58,4 +58,4 @@ def test_a_process_whose_claim_broke_after_the_commit_leaves_in_doubt(database: 
         assert left.wait(2), "the row says running, and a process that lives on does not know"
         with database.engine.connect() as connection:
             said = "SELECT in_doubt FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :job"
-            assert connection.execute(text(said), {"job": job}).scalar_one(), "it is said before it leaves"
+            assert connection.execute(text(said), {"job": job}).scalar_one(), "no step is to blame"
