@@ -147,7 +147,7 @@ class Rows(RuleBasedStateMachine):
     def kill(self, which: int, why: str) -> None:
         self.end(self.member(which), why)
 
-    @rule(which=some, why=ends, before=st.sampled_from([0, 0, 3, 4]))
+    @rule(which=some, why=ends, before=st.sampled_from([0, 0, 3, 4, 5]))
     def die_at_work(self, which: int, why: str, before: int) -> None:
         """A claim, and the end of its process, at a step that has seen others die."""
         claims = len(self.claims)
