@@ -93,6 +93,10 @@ class MeteredRegister:
             self._meters.takeovers[(by,)].inc(count)
         return taken
 
+    def resign(self) -> None:
+        """See the port."""
+        self._own.resign()
+
     def close(self) -> None:
         """See the port."""
         self._own.close()

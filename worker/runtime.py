@@ -117,16 +117,19 @@ class Runtime:
 
             def run(job: Claimed) -> None:
                 with _told_apart(job, traced=settings.otlp_endpoint is not None):
-                    after = _drive_or_leave(job, kinds, world, MeteredJournal(journal, job, meters), lease, leave)
+                    after = _drive_or_leave(job, kinds, world, MeteredJournal(journal, job, meters), lease, lost)
                 if after is not None:
                     intake.expect(after)
+
+            def lost(cause: Exception) -> None:
+                _leave_for(cause, lease, leave)
 
             def queues() -> list[str]:
                 away = {host_queue(settings)} - set(world.queues())
                 return [queue for queue in wanted if queue not in away]
 
             metered = MeteredClaims(claims, meters)
-            intake = Intake(metered, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=leave)
+            intake = Intake(metered, run, queues, slots=settings.slots, poll_s=settings.poll_s, on_lost=lost)
             lease = Lease(
                 MeteredRegister(register, meters, length_s=settings.lease_s),
                 settings.lease_s,
@@ -194,7 +197,7 @@ def _told_apart(job: Claimed, *, traced: bool) -> Iterator[None]:
 
 
 def _drive_or_leave(
-    job: Claimed, kinds: Mapping[str, Kind], world: Reach, journal: Journal, lease: Lease, leave: Callable[[], None]
+    job: Claimed, kinds: Mapping[str, Kind], world: Reach, journal: Journal, lease: Lease, lost: Callable[[Exception], None]
 ) -> float | None:
     """The outermost frame of a job: whatever escapes the drive leaves a row that says `running`, so the process must go.
 
@@ -205,8 +208,17 @@ def _drive_or_leave(
         return drive(job, kind.machine if kind else None, world, journal, lease)
     except JournalLost as error:
         log.error("journal lost", job=job.id, reason=error.message)  # noqa: TRY400  because its cause is the network
-        leave()
-    except Exception:
+        lost(error)
+    except Exception as error:
         log.exception("drive broke", job=job.id)
-        leave()
+        lost(error)
     return None
+
+
+def _leave_for(cause: Exception, lease: Lease, leave: Callable[[], None]) -> None:
+    """Say why, if no step is to blame, and then go. A fault of our own is not said: it would meet the same job again and again."""
+    try:
+        if isinstance(cause, JournalLost):
+            lease.resign()
+    finally:
+        leave()

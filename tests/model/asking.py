@@ -7,14 +7,13 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
-from tests.model.bench import KINDS, LEASE_S, ORGS, SUBJECTS, Bench, Member, decided, results, some
-from tests.model.rows import Job, Refusal
+from tests.model.bench import KINDS, LEASE_S, ORGS, SUBJECTS, Bench, Member, answer_of, decided, ends, results, some
+from tests.model.held import comparable, held
+from tests.model.rows import Job
 from tests.model.rows_of import differences
 from tests.model.rules import may_move
 from tests.model.store import Store
-from tests.model.worker import held
 from tests.waiting import until
 from worker.engine.drive import Record
 from worker.engine.machine import (
@@ -22,7 +21,6 @@ from worker.engine.machine import (
     Result,
 )
 from worker.engine.walk import Claimed
-from worker.errors import Refused
 from worker.store import requests
 from worker.store.jobs import NAMESPACE
 
@@ -145,18 +143,23 @@ class Rows(RuleBasedStateMachine):
         self.store.register(LEASE_S, host, self.members[-1].id)
 
     @precondition(lambda self: len(self.members) > 1)
-    @rule(which=some, elsewhere=st.booleans())
-    def kill(self, which: int, elsewhere: bool) -> None:
-        """`elsewhere`: it had entered on a server that is gone; no test has a replica to promote."""
-        member = self.members.pop(which % len(self.members))
-        if elsewhere:
-            self.sql(f"UPDATE worker.processes SET server_started_at = server_started_at - interval '1 day' WHERE id = {member.id}")
-            self.store.processes[member.id].server -= 1
-        member.close()
-        query = text("SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND classid = :ns AND objid = :id")
-        with self.database.engine.connect() as connection:
-            until(lambda: connection.execute(query, {"ns": NAMESPACE, "id": member.id}).scalar_one(), what="the session is gone")
-        self.store.processes[member.id].locked = False
+    @rule(which=some, why=ends)
+    def kill(self, which: int, why: str) -> None:
+        self.end(self.member(which), why)
+
+    @rule(which=some, why=ends, before=st.sampled_from([0, 0, 3, 4, 5]))
+    def die_at_work(self, which: int, why: str, before: int) -> None:
+        """A claim, and the end of its process, at a step that has seen others die."""
+        claims = len(self.claims)
+        self.claim(which, 1)
+        if len(self.claims) > claims:
+            job = self.store.jobs[self.claims[-1].id]
+            self.sql(f"UPDATE worker.jobs SET crashes = {before} WHERE id = '{job.id}'")
+            job.crashes = before
+            self.end(next(member for member in self.members if member.id == job.process), why)
+            if not self.members:
+                self.enter("here")
+            self.advance(3 if why == "elsewhere" else 1)
 
     @rule(which=some)
     def beat(self, which: int) -> None:
@@ -168,7 +171,11 @@ class Rows(RuleBasedStateMachine):
 
     @rule(which=some)
     def reap(self, which: int) -> None:
-        assert sum(self.member(which).register.reap().values()) == len(self.store.reap())
+        blameless = sum(self.store.blameless(job) for job in self.store.orphans())
+        back = self.store.reap()
+        assert sum(self.member(which).register.reap().values()) == len(back)
+        self.did["takeovers"] += len(back)
+        self.did["takeovers that no step is blamed for"] += blameless
 
     @rule(which=some, most=st.sampled_from([1, 2, 5]))
     def claim(self, which: int, most: int) -> None:
@@ -248,13 +255,28 @@ class Rows(RuleBasedStateMachine):
 
     def both(self, real: Callable[[], Any], model: Callable[[], Any]) -> None:
         """The same answer, or the same refusal."""
-        answer = _answer(real)
-        assert answer == _answer(model)
+        answer = answer_of(real)
+        assert answer == answer_of(model)
         self.did[answer if isinstance(answer, str) else "requests granted"] += 1
 
     def job(self, which: int, *states: str) -> Job:
         jobs = [job for job in self.store.jobs.values() if job.state in states] or list(self.store.jobs.values())
         return jobs[which % len(jobs)]
+
+    def end(self, member: Member, why: str) -> None:
+        """`elsewhere`: it had entered on a server that is gone, hence no crash; no test has a replica to promote."""
+        self.members.remove(member)
+        if why == "in doubt":
+            member.register.resign()
+            self.store.resign(member.id)
+        if why == "elsewhere":
+            self.sql(f"UPDATE worker.processes SET server_started_at = server_started_at - interval '1 day' WHERE id = {member.id}")
+            self.store.processes[member.id].server -= 1
+        member.close()
+        query = text("SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory' AND classid = :ns AND objid = :id")
+        with self.database.engine.connect() as connection:
+            until(lambda: connection.execute(query, {"ns": NAMESPACE, "id": member.id}).scalar_one(), what="the session is gone")
+        self.store.processes[member.id].locked = False
 
     def member(self, which: int) -> Member:
         return self.members[which % len(self.members)]
@@ -273,7 +295,7 @@ class Rows(RuleBasedStateMachine):
 
     def hold(self, real: Sequence[Claimed], model: Sequence[Job]) -> None:
         ideal = [self.held(job) for job in model]
-        assert [_comparable(claim) for claim in real] == [_comparable(claim) for claim in ideal]
+        assert [comparable(claim) for claim in real] == [comparable(claim) for claim in ideal]
         self.claims += real
         self.look()
 
@@ -315,22 +337,3 @@ class Rows(RuleBasedStateMachine):
     def taken(self, claim: Claimed, result: Result) -> Record:
         """The decision of the real engine about this result."""
         return decided(claim, result, self.store.now)
-
-
-def _answer(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except Refused as refused:
-        return f"refused: {getattr(getattr(refused.__cause__, 'orig', None), 'pgcode', None)}"
-    except DBAPIError as error:
-        return f"refused: {getattr(error.orig, 'pgcode', None)}"
-    except Refusal as refusal:
-        return f"refused: {refusal.code}"
-
-
-def _comparable(claim: Claimed) -> dict[str, Any]:
-    """A claim without what only one side knows: the witness's number, and by how much the real clock runs ahead."""
-    past = [(row.direction, row.position, row.name, row.status, dict(row.facts)) for row in claim.past]
-    error = claim.error["code"] if claim.error else None
-    names = ("id", "kind", "subject", "args", "only_forward", "direction", "position", "attempt", "fence", "stop", "org")
-    return {**{name: getattr(claim, name) for name in names}, "family": dict(claim.family), "past": past, "error": error}

@@ -9,8 +9,10 @@ from uuid import UUID
 
 import hypothesis.strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from tests.conftest import Database
+from tests.model.rows import Refusal
 from tests.model.rows_of import prepare
 from tests.toys import remember
 from worker.engine.drive import Record, drive
@@ -32,7 +34,7 @@ from worker.engine.machine import (
     Step,
 )
 from worker.engine.walk import Claimed, Reply
-from worker.errors import Fatal, JournalLost, Retryable
+from worker.errors import Fatal, JournalLost, Refused, Retryable
 from worker.store import connect
 from worker.store.jobs import Applier, Claims, Register
 
@@ -66,6 +68,7 @@ KINDS = {
 }
 
 some = st.integers(0, 30)  #: which of those there are
+ends = st.sampled_from(["unasked", "elsewhere", "in doubt"])  #: of a process
 results = st.sampled_from(
     [
         *[Done({"n": number}) for number in range(4)],
@@ -147,3 +150,15 @@ def decided(claim: Claimed, result: Result, now: float) -> Record:
     with suppress(JournalLost):
         drive(claim, KINDS[claim.kind].machine, result, taker, Here(), clock=lambda: now)
     return taker.record
+
+
+def answer_of(ask: Callable[[], Any]) -> Any:
+    """What it says, or with which code it is refused."""
+    try:
+        return ask()
+    except Refused as refused:
+        return f"refused: {getattr(getattr(refused.__cause__, 'orig', None), 'pgcode', None)}"
+    except DBAPIError as error:
+        return f"refused: {getattr(error.orig, 'pgcode', None)}"
+    except Refusal as refusal:
+        return f"refused: {refusal.code}"

@@ -82,13 +82,17 @@ class Subject:
 
 @dataclass(slots=True)
 class Process:
-    """A start of a worker process. `locked`: its session still holds its lock; `server`: the one where it entered."""
+    """A start of a worker process. `locked`: its session still holds its lock; `server`: the one where it entered.
+
+    `in_doubt`: it left because it could not know what it held.
+    """
 
     id: int
     host: str
     server: int
     lease_until: float
     locked: bool = True
+    in_doubt: bool = False
 
 
 @dataclass(slots=True)

@@ -23,7 +23,8 @@ PREPARE everything AS SELECT jsonb_build_object(
     'subjects', (SELECT coalesce(jsonb_object_agg(s.key, jsonb_build_array(s.fence, s.job_id)), '{}') FROM worker.subjects s),
     'children', (SELECT coalesce(jsonb_object_agg(c.parent || ' ' || c.position || ' ' || c.number,
         jsonb_build_array(c.job_id, c.made, c.state, c.told)), '{}') FROM worker.children c),
-    'alive', (SELECT coalesce(jsonb_object_agg(p.id, p.lease_until > clock_timestamp()), '{}') FROM worker.processes p),
+    'processes', (SELECT coalesce(jsonb_object_agg(p.id, jsonb_build_array(p.lease_until > clock_timestamp(), p.in_doubt)), '{}')
+        FROM worker.processes p),
     'violations', (SELECT coalesce(jsonb_agg(jsonb_build_array(v.what, v.which)), '[]') FROM worker.violations v))
 """
 
@@ -98,9 +99,8 @@ def differences(store: Store, connection: RawConnection) -> list[str]:
         if due and job.run_at > store.now:
             wrong.append(f"{ident} counts as due, in the model it is not")
     for number, process in store.processes.items():
-        alive = rows["alive"].get(str(number), False)  # of who is long dead nothing is kept
-        if alive != (process.lease_until > store.now):
-            wrong.append(f"process {number} is alive: {alive}, in the model it is not so")
+        row = rows["processes"].get(str(number), [False, process.in_doubt])  # of who is long dead nothing is kept
+        wrong += _unlike(f"process {number} is alive, in doubt", row, [process.lease_until > store.now, process.in_doubt])
     return wrong
 
 

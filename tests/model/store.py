@@ -176,6 +176,11 @@ class Store(Claiming):
             me.lease_until = self.now + lease_s
         return alive
 
+    def resign(self, process: int) -> None:
+        """A process says that it leaves in doubt of what it holds; too late once its lease is over."""
+        me = self.processes[process]
+        me.in_doubt = me.in_doubt or me.lease_until > self.now
+
     def close(self, process: int) -> None:
         """A process leaves in good order."""
         self.processes[process].lease_until = self.now
@@ -289,15 +294,23 @@ class Store(Claiming):
         process = self.processes[job.process]
         return process.server == self.server and not process.locked
 
+    def blameless(self, job: Job) -> bool:
+        """Whether its process left in doubt or lost its server, so that no step is to blame."""
+        assert job.process is not None
+        process = self.processes[job.process]
+        return process.in_doubt or process.server != self.server
+
     def _take_back(self, job: Job) -> None:
-        wrote = any(row.fence == job.fence for row in job.steps.values())
-        job.crashes = 1 if wrote else job.crashes + 1
+        blameless = self.blameless(job)
+        if any(row.fence == job.fence for row in job.steps.values()):
+            job.crashes = 0
+        job.crashes += not blameless
         subject = self.subjects[job.subject]
         subject.fence += 1
         job.fence, job.process = subject.fence, None
-        job.run_at = self.now + min(job.crashes - 1, 6)
+        job.run_at = self.now if blameless else self.now + min(job.crashes - 1, 6)
         job.state = "waiting"
-        if job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
+        if not blameless and job.crashes >= self.max_crashes and not job.woken and not job.superseded_by:
             why = {"undoing": job.error} if job.direction == "back" else {}
             job.state, job.error = "blocked", {"code": "crash_loop", **why}
 

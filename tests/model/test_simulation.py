@@ -43,6 +43,7 @@ def test_no_history_breaks_a_promise_of_the_engine() -> None:
         "kills",
         "freezes",
         "lost replies",
+        "resignations",
         "restarts",
         "takeovers by session",
         "takeovers by lease",

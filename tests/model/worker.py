@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from tests.model.fibers import FiberPool, Loop, Mortal, Stop
-from tests.model.rows import Job, StepRow
+from tests.model.held import Held, held
 from tests.model.store import Store
 from tests.model.watch import Broken, Watch
 from tests.model.weather import Weather
@@ -15,8 +14,8 @@ from worker.engine.drive import Record, drive
 from worker.engine.intake import Intake
 from worker.engine.kinds import Kind
 from worker.engine.lease import _STRAYED, Beat, Lease
-from worker.engine.machine import Children, Direction, Done, Facts, NotYet, Passage, Result, Spread
-from worker.engine.walk import Claimed, PastStep, Reply
+from worker.engine.machine import Done, Facts, NotYet, Passage, Result, Spread
+from worker.engine.walk import Claimed, Reply
 from worker.errors import JournalLost, Unreachable
 
 LEASE_S = 6.0
@@ -64,13 +63,6 @@ class Sim(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Held(Claimed):
-    """A claim with the witness's number."""
-
-    number: int = 0
-
-
 class Worker(Mortal):
     """One start of a worker process. It is its own register and its own claims."""
 
@@ -88,7 +80,7 @@ class Worker(Mortal):
             list,
             slots=2,
             poll_s=POLL_S,
-            on_lost=self.leave,
+            on_lost=self.leave_for,
             clock=loop.clock,
             event=loop.event,
             pool=FiberPool(loop, self),
@@ -116,6 +108,12 @@ class Worker(Mortal):
         """What `os._exit` is."""
         self.die("it leaves")
         raise Stop
+
+    def leave_for(self, cause: Exception) -> None:
+        """What the runtime does when a claim or a drive ended in an unforeseen way."""
+        if isinstance(cause, JournalLost):
+            self.lease.resign()
+        self.leave()
 
     def lose(self) -> None:
         """The lease is lost. A job that is driven here is no reason."""
@@ -187,6 +185,16 @@ class Worker(Mortal):
         except Lost as error:
             raise Unreachable("reap: lost") from error
 
+    def resign(self) -> None:
+        """`worker.engine.lease.Register`."""
+        if self.cut:
+            raise Unreachable("resign: lost")
+        try:
+            self.call("resign", lambda: self.sim.store.resign(self.process_id))
+        except Lost as error:
+            raise Unreachable("resign: lost") from error
+        self.sim.watch.did["resignations"] += 1
+
     def close(self) -> None:
         """`worker.engine.lease.Register`."""
         self.sim.store.close(self.process_id)
@@ -225,8 +233,8 @@ class Worker(Mortal):
             after = drive(
                 job, machine, Hands(self, job.number), self.sim.pen_of(self, job.number), self.lease, clock=self.sim.loop.clock
             )
-        except JournalLost:
-            self.leave()
+        except JournalLost as error:
+            self.leave_for(error)
         else:
             if after is not None:
                 self.intake.expect(after)
@@ -315,31 +323,3 @@ class Pen:
         if row is None or row.status != "done" or row.fence != record["fence"]:
             return None
         return Reply(job.stop, job.args, row.facts)
-
-
-def held(job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float) -> Held:
-    """What a claim answers of this job."""
-    rows = [
-        PastStep(Direction(way), position, row.name, row.status, row.facts, timedelta(seconds=now - row.entered))
-        for (way, position), row in sorted(past.items())
-    ]
-    assert job.fence is not None
-    return Held(
-        id=job.id,
-        kind=job.kind.name,
-        subject=job.subject,
-        args=job.args,
-        steps=job.names,
-        only_forward=job.kind.machine.only_forward,
-        direction=Direction(job.direction),
-        position=job.position,
-        attempt=job.attempt,
-        fence=job.fence,
-        stop=job.stop,
-        error=job.error,
-        requested_by=job.requested_by,
-        past=rows,
-        org=job.org,
-        family=family,
-        number=number,
-    )

@@ -73,4 +73,6 @@ def test_a_statement_whose_reply_was_lost_is_neither_lost_nor_done_twice(scene: 
         in_doubt += left
 
     scene.house.tell(f"ambiguous commit: replies lost {lost}, {in_doubt} processes left in doubt, {scene.load.summary()}")
+    said = scene.house.value("SELECT count(*) FROM worker.processes WHERE in_doubt")
+    assert said >= lost["claim"], f"{said} processes said that they left in doubt, so that no step is to blame"
     assert scene.load.faults() == []

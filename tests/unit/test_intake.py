@@ -40,7 +40,7 @@ def test_a_job_that_is_claimed_again_while_its_last_drive_leaves_is_still_driven
         again.set()
         assert end.wait(10)
 
-    intake = Intake(Claims(), run, list, slots=2, poll_s=1, on_lost=lambda: None)
+    intake = Intake(Claims(), run, list, slots=2, poll_s=1, on_lost=lambda _: None)
     second = Thread(target=lambda: intake.answer("j"))
     intake.answer("j")
 

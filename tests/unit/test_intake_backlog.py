@@ -30,7 +30,7 @@ class Backlog:
 @contextmanager
 def _working(run: Callable[[Claimed], None]) -> Iterator[Backlog]:
     backlog = Backlog()
-    intake = Intake(backlog, run, list, slots=_SLOTS, poll_s=_NEVER_S, on_lost=lambda: None)
+    intake = Intake(backlog, run, list, slots=_SLOTS, poll_s=_NEVER_S, on_lost=lambda _: None)
     intake.start()
     yield backlog
     assert intake.close(within_s=10)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.waiting import until
 from worker.engine.lease import MARGIN_S, Beat, Lease
+from worker.errors import Unreachable
 
 LENGTH_S = 3.0
 
@@ -28,16 +29,22 @@ class Register:
     def __init__(self) -> None:
         self.beats = 0
         self.closed = False
+        self.resigned = False
         self.free = Event()
+        self.answer = Beat(alive=True, stops=frozenset())
 
     def beat(self) -> Beat:
         self.beats += 1
         if self.beats > 1:
             self.free.wait(60)
-        return Beat(alive=True, stops=frozenset())
+        return self.answer
 
     def reap(self) -> Mapping[str, int]:
         return {}
+
+    def resign(self) -> None:
+        self.resigned = True
+        raise Unreachable("resign: the database did not answer")
 
     def close(self) -> None:
         self.closed = True
@@ -69,6 +76,7 @@ def test_a_beat_that_never_ends_ends_the_process_when_the_lease_is_over(register
     clock.now = LENGTH_S
     assert lost.wait(10)
     assert not lease.valid()
+    assert not register.resigned, "who froze looks alike, and must count"
 
 
 def test_a_job_at_its_boundary_waits_for_the_beat_and_is_told_no_when_the_lease_is_over(register: Register) -> None:
@@ -82,12 +90,39 @@ def test_a_job_at_its_boundary_waits_for_the_beat_and_is_told_no_when_the_lease_
     assert answers == [False]
 
 
-def test_other_work_that_stands_still_ends_the_process(register: Register) -> None:
+def test_other_work_that_stands_still_ends_the_process_in_doubt(register: Register) -> None:
     lost, stuck = Event(), list[str]()
     started(register, Clock(), lost, stuck)
     assert not lost.is_set()
     stuck.append("a claim was not answered in time")
+    register.free.set()
     assert lost.wait(10)
+    assert register.resigned
+
+
+def test_other_work_that_stands_still_while_no_beat_is_answered_ends_the_process_with_its_lease(register: Register) -> None:
+    clock, lost, stuck = Clock(), Event(), list[str]()
+    started(register, clock, lost, stuck)
+    stuck.append("a claim was not answered in time")
+    clock.now = LENGTH_S
+    assert lost.wait(10)
+
+
+def test_a_process_whose_lease_has_ended_does_not_resign(register: Register) -> None:
+    lost, stuck = Event(), list[str]()
+    started(register, Clock(), lost, stuck)
+    stuck.append("a claim was not answered in time")
+    register.answer = Beat(alive=False, stops=frozenset())
+    register.free.set()
+    assert lost.wait(10)
+    assert not register.resigned
+
+
+def test_a_lease_that_was_given_up_is_not_resigned(register: Register) -> None:
+    lease = Lease(register, LENGTH_S, on_lost=lambda: None, on_reaped=lambda: None)
+    lease._ended.set()
+    lease.resign()
+    assert not register.resigned, "nobody would end us if that were never answered"
 
 
 def test_a_shutdown_does_not_wait_for_a_beat_that_never_ends(register: Register) -> None:

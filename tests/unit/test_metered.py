@@ -121,12 +121,16 @@ def test_a_claim_counts_how_long_the_job_was_due() -> None:
 
 class Dead:
     process_id = 7
+    resigned = False
 
     def beat(self) -> Beat:
         return Beat(True, frozenset())
 
     def reap(self) -> Mapping[str, int]:
         return {"session": 2, "lease": 1}
+
+    def resign(self) -> None:
+        self.resigned = True
 
     def close(self) -> None:
         pass
@@ -141,6 +145,12 @@ def test_takeovers_count_by_what_showed_the_death_and_a_beat_shows_its_margin() 
     assert value(meters, "takeovers_total", by="session") == 2
     assert value(meters, "takeovers_total", by="lease") == 1
     assert 2 < value(meters, "heartbeat_margin_seconds", process="jobs-1") <= 3
+
+
+def test_who_resigns_is_heard() -> None:
+    own = Dead()
+    MeteredRegister(own, Meters(), length_s=3.0).resign()
+    assert own.resigned
 
 
 def test_the_kinds_of_a_takeover_are_there_before_the_first_one() -> None:

@@ -17,6 +17,7 @@ class Register:
         self._running = running
         self.beats = 0
         self.enough = Event()
+        self.resigned = Event()
 
     def beat(self) -> Beat:
         self.beats += 1
@@ -26,6 +27,9 @@ class Register:
 
     def reap(self) -> Mapping[str, int]:
         return {}
+
+    def resign(self) -> None:
+        self.resigned.set()
 
     def close(self) -> None:
         """Nothing is held."""
@@ -42,11 +46,17 @@ class Register:
     ],
 )
 def test_a_job_that_nobody_here_drives_ends_the_process(running: set[str], driving: frozenset[str] | None, leaves: bool) -> None:
-    register, lost = Register(frozenset(running)), Event()
-    lease = Lease(register, 0.06, on_lost=lost.set, on_reaped=lambda: None, driving=lambda: driving, clock=lambda: 0.0)
+    register, lost, said = Register(frozenset(running)), Event(), list[bool]()
+
+    def leave() -> None:
+        said.append(register.resigned.is_set())
+        lost.set()
+
+    lease = Lease(register, 0.06, on_lost=leave, on_reaped=lambda: None, driving=lambda: driving, clock=lambda: 0.0)
     lease.start()
     try:
         assert lost.wait(10) if leaves else (register.enough.wait(10) and not lost.is_set())
+        assert said == [True] * leaves, "no step is to blame, and it says so before it leaves"
     finally:
         lease.close()
 

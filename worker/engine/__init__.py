@@ -57,6 +57,11 @@ and again, whatever was announced or missed:
 step looks for what an earlier attempt made before it makes anything. A reply that was lost is not guessed at: the same
 decision is sent again and is either written or refused, and a process that cannot know leaves.
 
+*Why a step is not blamed for a network.* A process that dies unasked (killed, out of memory) or freezes counts as a crash of the
+step at which each of its jobs stands: after five without a decision between them the job blocks. One that leaves because it
+cannot know what it holds says so in its row before it exits, and one whose server was restarted or failed over is recognised by
+its row: neither counts, and their jobs are due again at once.
+
 *Why nobody waits for ever.* Locks are taken in one order (rows of the platform, jobs by id, their own subjects by key) and
 everything else is only taken where nobody holds it. A claim never waits for a caller's lock. Clocks of machines are not
 compared: the database's clock says what is due, and a process measures only differences.

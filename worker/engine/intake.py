@@ -35,7 +35,8 @@ class Claims(Protocol):
 class Intake:
     """Claims for free slots only, so that a job never waits inside a process while another has room.
 
-    `on_lost` is called when a claim ended in any unforeseen way: a row may say `running` then, and nobody here drives it.
+    `on_lost` is called with the cause when a claim ended in any unforeseen way: a row may say `running` then, and nobody here
+    drives it.
     `clock` (monotonic seconds), `event` and `pool` are the machine's own, or a simulation's.
     """
 
@@ -47,7 +48,7 @@ class Intake:
         *,
         slots: int,
         poll_s: float,
-        on_lost: Callable[[], None],
+        on_lost: Callable[[Exception], None],
         clock: Callable[[], float] = monotonic,
         event: Callable[[], Event] = Event,
         pool: Executor | None = None,
@@ -171,9 +172,9 @@ class Intake:
         except Retryable as error:
             log.warning("claim failed", reason=error.message)
             claimed = []
-        except Exception:
+        except Exception as error:
             log.exception("claim broke")
-            self._on_lost()
+            self._on_lost(error)
             claimed = []
         with self._guard:
             self._driving.update(job.id for job in claimed)

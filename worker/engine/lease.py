@@ -47,6 +47,10 @@ class Register(Protocol):
         """Take work back from the dead; how many jobs by what showed it, session or lease. Raises Retryable when cut off."""
         ...
 
+    def resign(self) -> None:
+        """Say that this process leaves because it cannot know what it holds: no step is to blame. Raises Retryable when cut off."""
+        ...
+
     def close(self) -> None:
         """Give the identity up."""
         ...
@@ -59,8 +63,8 @@ class Lease:
     when the right to work is gone.
 
     `driving` answers which jobs this process drives, None while that is about to change. `stuck` answers what of the process's
-    other work has stood still for too long, which is as good a reason to leave. `clock` (monotonic seconds) and `event` are the
-    machine's own, or a simulation's.
+    other work has stood still for too long, which is as good a reason to leave, and leaves it as much in doubt. `clock` (monotonic
+    seconds) and `event` are the machine's own, or a simulation's.
     """
 
     def __init__(
@@ -125,6 +129,18 @@ class Lease:
         """Ask long effects to come to their boundary, and give jobs back there."""
         self._draining.set()
 
+    def resign(self) -> None:
+        """Say that this process leaves in doubt. Its exit follows whether or not this is heard, so nothing is raised for a silence.
+
+        It may wait behind a beat that stands still: the watcher is at work until the lease is over, and ends both.
+        """
+        if self._ended.is_set():
+            return
+        try:
+            self._register.resign()
+        except Retryable as error:
+            log.warning("not resigned", process=self.process_id, reason=error.message, effect="its jobs count a crash")
+
     def close(self) -> None:
         """Stop beating and give the identity up, so that nobody has to wait for the lease to end."""
         if not self._end():
@@ -145,10 +161,8 @@ class Lease:
 
     def _watch(self) -> None:
         while not self._ended.wait(self._length_s / 12):
-            late = "no beat was answered in time" if self._clock() >= self._sent + self._length_s else None
-            reason = late or self._stuck()
-            if reason is not None:
-                self._lose(reason)
+            if self._clock() >= self._sent + self._length_s:
+                self._lose("no beat was answered in time")
 
     def _lose(self, reason: str) -> None:
         if self._end():
@@ -166,7 +180,10 @@ class Lease:
             self._sent, self._stops, self._drained = sent, beat.stops, beat.draining
             # While a claim is on its way nobody knows; that is no sign that all is well, so it neither counts nor begins anew.
             if driving is not None and self._is_astray(beat.running - driving):
-                return "the rows say that a job runs here, and nobody here drives it"
+                return self._in_doubt("the rows say that a job runs here, and nobody here drives it")
+            # Asked here and not by the watcher, because whoever resigns may be held up, and the watcher must not be.
+            if (stuck := self._stuck()) is not None:
+                return self._in_doubt(stuck)
             if self._register.reap():
                 self._on_reaped()
         except Retryable as error:
@@ -177,6 +194,10 @@ class Lease:
             log.exception("beat broke")
             return "a beat broke"
         return None
+
+    def _in_doubt(self, reason: str) -> str:
+        self.resign()
+        return reason
 
     def _is_astray(self, strays: frozenset[str]) -> bool:
         """Whether the same job has been nobody's for several beats: it would be for ever, while this process lives."""

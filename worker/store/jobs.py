@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 #: First key of the session locks of processes; any constant that is ours ("mw" and 1).
 NAMESPACE = 0x6D7701
-#: A step that killed its process this often is not tried again by itself.
+#: A step that killed or froze its process this often is not tried again by itself. A process that left in doubt, or because its
+#: server had gone, does not count: no step is to blame for that.
 MAX_CRASHES = 5
 #: Milliseconds that a hot statement may take before its connection is given up.
 _STATEMENT_MS = 10_000
@@ -92,6 +93,13 @@ class Register:
                 (NAMESPACE, MAX_CRASHES),
             )
             return dict(cursor.fetchall())
+
+    def resign(self) -> None:
+        """Say in the row that this process leaves in doubt. Not once the lease is over, because whoever froze must count."""
+        with _translated("resign"), self._connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE worker.processes SET in_doubt = true WHERE id = %s AND lease_until > clock_timestamp()", (self.process_id,)
+            )
 
     def close(self) -> None:
         """End the lease now; closing the session frees the lock."""

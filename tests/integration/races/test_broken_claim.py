@@ -2,6 +2,7 @@ from threading import Event
 from typing import Any, Self
 
 import psycopg2
+from sqlalchemy import text
 
 from tests.conftest import Database
 from tests.toys import Stage, ask, process, remember, state, toy_kind
@@ -43,7 +44,7 @@ class CutAfterCommit:
         self.closed = 2
 
 
-def test_a_process_whose_claim_broke_after_the_commit_leaves(database: Database, stage: Stage) -> None:
+def test_a_process_whose_claim_broke_after_the_commit_leaves_in_doubt(database: Database, stage: Stage) -> None:
     remember(database, KIND)
     left = Event()
     with process(database, stage, KIND, left=left) as runtime:
@@ -55,3 +56,6 @@ def test_a_process_whose_claim_broke_after_the_commit_leaves(database: Database,
         job = ask(database)
         until(lambda: state(database, job) == "running")
         assert left.wait(2), "the row says running, and a process that lives on does not know"
+        with database.engine.connect() as connection:
+            said = "SELECT in_doubt FROM worker.jobs j JOIN worker.processes p ON p.id = j.process_id WHERE j.id = :job"
+            assert connection.execute(text(said), {"job": job}).scalar_one(), "no step is to blame"

@@ -18,7 +18,7 @@ def test_what_a_claim_brings_home_during_the_shutdown_is_driven() -> None:
             answer.wait(5)
             return [JOB]
 
-    intake = Intake(Slow(), driven.append, lambda: ["toy"], slots=2, poll_s=0.05, on_lost=answer.set)
+    intake = Intake(Slow(), driven.append, lambda: ["toy"], slots=2, poll_s=0.05, on_lost=lambda _: answer.set())
     intake.start()
     claiming.wait(5)
     Timer(0.2, answer.set).start()

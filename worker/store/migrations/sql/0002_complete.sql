@@ -29,7 +29,9 @@ COMMENT ON COLUMN worker.kinds.skippable IS 'Steps that an operator may skip on 
 ALTER TABLE worker.processes
     ADD COLUMN host text NOT NULL DEFAULT '',
     ADD COLUMN able int[],
-    ADD COLUMN server_started_at timestamptz;
+    ADD COLUMN server_started_at timestamptz,
+    ADD COLUMN in_doubt boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN worker.processes.in_doubt IS 'It left because it could not know what it held: no step is to blame for that.';
 COMMENT ON COLUMN worker.processes.server_started_at IS 'When the server began on which it entered: on another, its session lock is gone and says nothing.';
 -- A default and nothing that `enter` does, because workers of the first release store their row themselves. Of those that are here, one
 -- whose session lock is held as we look entered on this server; of the others only the lease counts.

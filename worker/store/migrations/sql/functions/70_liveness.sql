@@ -50,8 +50,10 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     v record;
+    v_blameless boolean;
     v_crashes int;
     v_hopeless boolean;
+    v_pause_s int;
 BEGIN
     FOR v IN
         WITH dead AS MATERIALIZED (
@@ -69,13 +71,19 @@ BEGIN
         -- By subject, because the loop locks those in this order and claims do, too; the jobs themselves are never waited for.
         WHERE j.state = 'running' ORDER BY j.subject LIMIT 500 FOR UPDATE OF j SKIP LOCKED
     LOOP
+        -- Whoever left in doubt or lost its server (restarted, promoted) did not die of a step. Read here and not with the dead, because
+        -- it may have said so just after that look began, and just before its session ended.
+        v_blameless := EXISTS (SELECT FROM worker.processes p WHERE p.id = v.process
+            AND (p.in_doubt OR p.server_started_at IS DISTINCT FROM pg_postmaster_start_time()));
         -- Counted for one step: what this claim has written since shows that an earlier one did not kill its process.
-        v_crashes := 1 + CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END;
-        v_hopeless := v_crashes >= p_max_crashes AND v.may_block;
+        v_crashes := CASE WHEN EXISTS (SELECT FROM worker.steps s WHERE s.job_id = v.id AND s.fence = v.fence) THEN 0 ELSE v.crashes END
+                     + CASE WHEN v_blameless THEN 0 ELSE 1 END;
+        v_hopeless := v_crashes >= p_max_crashes AND v.may_block AND NOT v_blameless;
+        v_pause_s := CASE WHEN v_blameless THEN 0 ELSE least(v_crashes - 1, 6) END;
         -- The fence moves now and not at the next claim, so that a zombie is refused from this moment on.
         UPDATE worker.subjects s SET fence = s.fence + 1 WHERE s.key = v.subject AND s.job_id = v.id;
         UPDATE worker.jobs j SET fence = s.fence, process_id = NULL, crashes = v_crashes, rung_at = NULL,
-               run_at = clock_timestamp() + least(v_crashes - 1, 6) * interval '1 second', due = v_crashes <= 1 OR v_hopeless,
+               run_at = clock_timestamp() + v_pause_s * interval '1 second', due = v_pause_s = 0 OR v_hopeless,
                state = CASE WHEN v_hopeless THEN 'blocked' ELSE 'waiting' END,
                waiting_for = CASE WHEN v_hopeless THEN 'the step kills its process again and again' END,
                error = CASE WHEN v_hopeless THEN jsonb_build_object('code', 'crash_loop', 'hint', 'read the worker''s log, then retry the job',
