@@ -12,11 +12,10 @@ from sqlalchemy import text
 from tasks.catalogue import KINDS
 from tests.commands import Ran, Shell, end
 from tests.conftest import Database
-from tests.rows import add_workspace
 from tests.toys import ask, remember, state, toy_kind
 from tests.waiting import until
 from worker import embedded
-from worker.store import gauges, requests
+from worker.store import gauges
 from worker.store.jobs import Claims, Register
 
 
@@ -45,9 +44,27 @@ def serving(database: Database, *queues: str) -> Iterator[Claims]:
     register.close()
 
 
+@contextmanager
+def running(shell: Shell, **variables: str) -> Iterator[None]:
+    worker = shell.start("run", **variables)
+    try:
+        yield
+    finally:
+        end(worker)
+
+
 def run(database: Database, statement: str, **values: object) -> None:
     with database.engine.begin() as connection:
         connection.execute(text(statement), values)
+
+
+def column(database: Database, statement: str) -> list[str]:
+    with database.engine.connect() as connection:
+        return list(connection.execute(text(statement)).scalars())
+
+
+def ledger(database: Database) -> list[str]:
+    return column(database, "SELECT DISTINCT state FROM worker.ledger")
 
 
 def on(database: Database, queue: str, ago_s: int) -> str:
@@ -120,26 +137,25 @@ def test_a_list_says_which_worker_a_job_waits_for(shell: Shell, database: Databa
     assert "no worker serves docker.reviewhost" in listed.out
 
 
-def test_the_command_that_doctor_tells_takes_the_jobs_of_that_host(shell: Shell, database: Database) -> None:
-    """And its engine is an empty one: a host that is gone for ever has nothing left, and the deletion ends with proof."""
-    workspace = add_workspace(database)
-    run(database, "UPDATE worker.placements SET backend = 'memory', host = 'reviewhost' WHERE workspace_id = :id", id=workspace)
-    run(
-        database,
-        "INSERT INTO worker.ledger (backend, host, kind, name, subject, state) "
-        "VALUES ('memory', 'reviewhost', 'container', 'ws-1', 'workspace:' || :id, 'exists')",
-        id=workspace,
-    )
-    with database.engine.begin() as connection:
-        job, _ = requests.enqueue(connection, "workspace.delete", {"workspace_id": workspace})
-    run(database, "UPDATE worker.jobs SET run_at = run_at - interval '2 min' WHERE id = :id", id=job)
-    command = queues(shell("doctor", "--json"))[0]["mend"].partition(": ")[2].split()
-    variables, (program, *arguments) = dict(word.split("=") for word in command[:2]), command[2:]
-    assert program == "molecule-worker"
-    worker = shell.start(*arguments, **variables)
-    until(lambda: state(database, job) == "succeeded", within=30, what="the deletion ends")
-    end(worker)
+def test_a_host_that_is_gone_for_ever_is_replaced_by_an_empty_one_of_its_name(
+    shell: Shell, database: Database, tmp_path: Path
+) -> None:
+    """By the very command that doctor tells: its engine has nothing, and the deletion ends with proof."""
+    first = {"MOLECULE_WORKER_DOCKER_HOST_NAME": "reviewhost"}
+    with running(shell, **first):
+        made = shell("workspaces", "create", "--name", "Ada", "--wait", "--json", **first)
+    assert made.code == 0, made.err
+    assert ledger(database) == ["exists"]
 
+    (workspace,) = column(database, "SELECT id::text FROM public.workspaces")
+    assert shell("workspaces", "delete", workspace).code == 0
+    (job,) = column(database, "SELECT id::text FROM worker.jobs WHERE kind = 'workspace.delete'")
+    run(database, "UPDATE worker.jobs SET run_at = run_at - interval '2 min' WHERE id = :id", id=job)
+    told = queues(shell("doctor", "--json"))[0]["mend"].partition(": ")[2].split()
+    assert told[-2:] == ["molecule-worker", "run"]
+    empty = {"MOLECULE_WORKER_STATE_DIR": str(tmp_path / "another")}
+    with running(shell, **dict(word.split("=") for word in told[:-2]), **empty):
+        until(lambda: state(database, job) == "succeeded", within=30, what="the deletion ends")
+
+    assert ledger(database) == ["gone"]
     assert queues(shell("doctor", "--json")) == []
-    with database.engine.connect() as connection:
-        assert connection.execute(text("SELECT DISTINCT state FROM worker.ledger")).scalars().all() == ["gone"]
