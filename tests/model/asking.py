@@ -130,13 +130,10 @@ class Rows(RuleBasedStateMachine):
     def skip(self, which: int) -> None:
         job = self.job(which, "blocked", "waiting")
         step = job.names[self.store.stands_at(job)]
-        query = text("SELECT worker.skip(CAST(:job AS uuid), :step, 'it is gone')")
-
-        def asked() -> None:
-            with self.database.engine.begin() as connection:
-                connection.execute(query, {"job": job.id, "step": step})
-
-        self.both(asked, lambda: self.store.skip(job.id, step))
+        self.both(
+            lambda: self.asked(lambda connection: requests.skip(connection, job.id, step, "it is gone", requested_by="me")),
+            lambda: self.store.skip(job.id, step),
+        )
 
     @rule(subject=st.sampled_from(SUBJECTS))
     def wake(self, subject: str) -> None:
