@@ -108,6 +108,7 @@ def _families(standing: gauges.Standing) -> Iterator[Metric]:
     yield _by("ready_age_seconds", f"How long the oldest due job has waited, of {most} due ones.", "kind", standing.ready_age)
     yield _by("jobs", f"Jobs that are not at rest, {most} of each state.", "state", standing.states)
     yield _by("entities_blocked", "Subjects whose job waits for a person or a release.", "kind", standing.blocked)
+    yield _by("unserved_jobs", f"Due jobs that no living process serves, {most} in all.", "queue", standing.unserved)
     yield _single("relay_lag_seconds", "How long the oldest due job has not been rung for.", standing.relay_lag)
     yield _single("processes_alive", "Worker processes with a lease, of all hosts.", standing.alive)
 

@@ -144,6 +144,7 @@ def test_the_database_is_asked_for_ages_and_states(database: Database) -> None:
     }
     assert found['entities_blocked{kind="toy.make"}'] == 1
     assert found["processes_alive"] == 0
+    assert found['unserved_jobs{queue="toy"}'] == 2
     assert "invariant_violations" not in found
 
 
@@ -169,12 +170,16 @@ def test_no_question_reads_what_is_at_rest_and_none_looks_at_more_than_its_limit
     with database.engine.begin() as connection:
         connection.execute(text("ANALYZE worker.jobs"))
         standing = gauges.look(connection)
-        for statement in (gauges._READY_NOW, gauges._OTHERS, gauges._BLOCKED):
+        for statement in (gauges._READY_NOW, gauges._OTHERS, gauges._BLOCKED, gauges._UNSERVED):
             plan = connection.execute(text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}"), {"most": gauges.MOST}).scalar_one()
-            asked += [f"{node['Node Type']}: {node['Actual Rows']}" for node in _nodes(plan[0]["Plan"])]
+            asked += [
+                f"{node['Node Type']}: {node['Actual Rows']}"
+                for node in _nodes(plan[0]["Plan"])
+                if node.get("Relation Name") != "processes"
+            ]
     run(database, "DELETE FROM worker.jobs")
 
-    assert standing.states["queued"] == gauges.MOST
+    assert standing.states["queued"] == standing.unserved["toy"] == gauges.MOST
     assert not [node for node in asked if node.startswith("Seq Scan")]
     assert max(float(node.rpartition(": ")[2]) for node in asked) <= 3 * gauges.MOST
 

@@ -100,7 +100,11 @@ def test_no_process_at_all_and_none_that_serves_its_queue_are_told_apart(toys: D
         others = only(toys, job)
         assert others.code == "unserved"
         assert "1 live processes serve other queues" in others.sentence
-        assert "--queues toy" in others.hint
+        assert others.hint.startswith("molecule-worker run --queues toy; ")
+        run(toys, "UPDATE worker.jobs SET queue = 'docker.reviewhost'")
+        command = "MOLECULE_WORKER_DOCKER_HOST_NAME=reviewhost molecule-worker run"
+        assert only(toys, job).hint.startswith(f"on the host reviewhost: {command}; ")
+    assert only(toys, job).hint == f"on the host reviewhost: {command}"
 
 
 def test_a_job_that_no_live_release_knows_waits_for_one_that_does(toys: Database) -> None:

@@ -27,7 +27,7 @@ ENQUEUE = "SELECT job_id::text FROM worker.enqueue('toy.make', jsonb_build_objec
 CALLABLE = {
     "enqueue(text,jsonb,text,timestamp with time zone,integer,text,text)",
     "cancel(uuid,text,text)",
-    "retry(uuid,text)",
+    "retry(uuid,text,text)",
 }
 
 

@@ -108,17 +108,30 @@ class Rows(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.store.jobs)
+    @rule(which=some, by=st.sampled_from([0, 1, 1, 2, 9]), last=results)
+    def step_back(self, which: int, by: int, last: Result) -> None:
+        """A retry from so many steps before the one at which it stands; by nine, from one that there is not."""
+        self.go_on(which, 1, last)
+        held = [job for job in self.store.jobs.values() if job.state in {"blocked", "waiting"}]
+        passed = [job for job in held if self.store.passed(job, job.direction)]
+        job = (passed or held or [self.job(which)])[which % max(1, len(passed or held))]
+        position = self.store.stands_at(job) + (by if job.direction == "back" else -by)
+        step = job.names[position] if 0 <= position < len(job.names) else "s9"
+        self.both(
+            lambda: self.asked(lambda connection: requests.retry(connection, job.id, requested_by="me", from_step=step)),
+            lambda: self.store.retry(job.id, step),
+        )
+        self.did[f"{job.direction} by {by}"] += job.state == "waiting" and job.position == position
+
+    @precondition(lambda self: self.store.jobs)
     @rule(which=some)
     def skip(self, which: int) -> None:
         job = self.job(which, "blocked", "waiting")
         step = job.names[self.store.stands_at(job)]
-        query = text("SELECT worker.skip(CAST(:job AS uuid), :step, 'it is gone')")
-
-        def asked() -> None:
-            with self.database.engine.begin() as connection:
-                connection.execute(query, {"job": job.id, "step": step})
-
-        self.both(asked, lambda: self.store.skip(job.id, step))
+        self.both(
+            lambda: self.asked(lambda connection: requests.skip(connection, job.id, step, "it is gone", requested_by="me")),
+            lambda: self.store.skip(job.id, step),
+        )
 
     @rule(subject=st.sampled_from(SUBJECTS))
     def wake(self, subject: str) -> None:

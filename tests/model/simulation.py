@@ -253,11 +253,14 @@ class Simulation:
             self.store.cancel(job.id)
 
     def _retry(self) -> None:
-        if job := self._job("blocked", "failed"):
-            before = job.state
-            self.say(f"retry {job.id} ({before})")
-            self.store.retry(job.id)
-            self.watch.retried(job, before)
+        if job := self._job(*self._rng.choice((("blocked", "failed"), ("waiting",)))):
+            before, step = job.state, None
+            passed = sorted(self.store.passed(job, job.direction))
+            if before != "failed" and passed and self._rng.random() < 0.5:
+                step = job.names[self._rng.choice(passed)]
+            self.say(f"retry {job.id} ({before}){f' from {step}' if step else ''}")
+            self.store.retry(job.id, step)
+            self.watch.retried(job, before, step)
 
     def _skip(self) -> None:
         if job := self._job("blocked", "waiting"):

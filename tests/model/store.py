@@ -86,10 +86,10 @@ class Store(Claiming):
         self._call_for(job, also_blocked=True)
         return True
 
-    def retry(self, ident: str) -> None:
-        """A failed job from its first step, a blocked or waiting one from its own."""
+    def retry(self, ident: str, from_step: str | None = None) -> None:
+        """A failed job from its first step, a blocked or waiting one from its own, or from one that it has passed."""
         job = self.jobs[ident]
-        if job.state not in {"failed", "blocked", "waiting"}:
+        if job.state not in {"failed", "blocked", "waiting"} or (job.state == "failed" and from_step is not None):
             raise Refusal("MW004")
         if job.state == "failed":
             if any(other.kind.name == job.kind.name for other in self._on(job.subject)):
@@ -102,11 +102,34 @@ class Store(Claiming):
             job.state, job.direction, job.position, job.finished, job.superseded_by = "queued", "forward", 0, False, None
             job.started = False
         else:
+            if from_step is not None:
+                self._step_back(job, from_step)
             job.steps = {at: row for at, row in job.steps.items() if row.status != "waiting"}
             job.state = "waiting"
         if job.direction == "forward":
             job.cancel = False
         self._anew(job)
+
+    def _step_back(self, job: Job, step: str) -> None:
+        """It stands there again: what it wrote of the steps from there on is forgotten, and those may spread anew."""
+        to = job.names.index(step) if step in job.names else -1
+        if to != self.stands_at(job) and to not in self.passed(job, job.direction):
+            raise Refusal("MW004")
+        forward = job.direction == "forward"
+        if to != self.stands_at(job) and forward and not job.kind.machine.only_forward:
+            raise Refusal("MW004")
+        job.steps = {
+            (way, at): row for (way, at), row in job.steps.items() if way != job.direction or (at < to if forward else at > to)
+        }
+        job.position = to
+        if forward:
+            ended = self._ended_families(job.id)
+            self.children = [one for one in self.children if one.parent != job.id or one.position < to or one.position not in ended]
+
+    def _ended_families(self, parent: str) -> set[int]:
+        """Positions at which none of its children is open."""
+        mine = self._children(parent)
+        return {child.position for child in mine} - {child.position for child in mine if child.state is None}
 
     def skip(self, ident: str, step: str) -> None:
         """The step at which a job stands counts as done: an undo always, on the way forward where its kind allows it."""

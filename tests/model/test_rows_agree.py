@@ -52,6 +52,7 @@ def test_the_tables_hold_what_the_model_holds(bench: Bench) -> None:
     print(f"{bench.did.total()} things:", ", ".join(f"{count} {what}" for what, count in sorted(bench.did.items())))  # noqa: T201
     assert {"decisions accepted", "decisions refused", "running → succeeded", "running → blocked"} <= set(bench.did)
     assert bench.did["takeovers"] > bench.did["takeovers that no step is blamed for"] > 0
+    assert bench.did["forward by 1"]
 
 
 class Roomy(Store):

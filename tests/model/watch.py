@@ -51,10 +51,16 @@ class Watch:
         self._holder[job.subject] = None
         self.did["takeovers by lease" if by_lease else "takeovers by session"] += 1
 
-    def retried(self, job: Job, before: str) -> None:
-        """A person retried it."""
+    def retried(self, job: Job, before: str, step: str | None = None) -> None:
+        """A person retried it, from this step on."""
         if before == "failed":
             self._run[job.id] += 1
+        if step is not None:
+            self.did["retries from a step"] += 1
+            run, to = self._run[job.id], list(job.names).index(step)
+            for at in range(to, len(job.names)) if job.direction == "forward" else range(to + 1):
+                self._done.pop((job.id, run, str(job.direction), at), None)
+                del self._rows[job.id, run, str(job.direction), at]
         self._excused.add(job.id)
 
     def skipped(self, job: Job, position: int) -> None:

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, text
 
 from worker.app import app
 from worker.cli import words
-from worker.cli.finding import Finding, ok, warning
-from worker.store import clock, standing
+from worker.cli.finding import Finding, Verdict, ok, warning
+from worker.store import clock, debts, standing
 
 #: A schedule that has not come round in so many of its lengths has no clock.
 _LATE: Final = 2
@@ -19,6 +19,7 @@ def findings(connection: Connection) -> Iterator[Finding]:
     """Everything about running it; the catalogue is loaded."""
     yield _clock(connection)
     yield _pauses(connection)
+    yield from _debts(connection)
     yield _roles(connection)
 
 
@@ -44,6 +45,14 @@ def _pauses(connection: Connection) -> Finding:
         return ok("pauses", "nothing is paused or drained")
     said = "; ".join(f"{'drained' if held.scope == 'host' else 'paused'}: {held}" for held in found)
     return warning("pauses", said, found[0].end)
+
+
+def _debts(connection: Connection) -> Iterator[Finding]:
+    """Fine, because a person decided so, and a warning that nobody could end would be read no more."""
+    owed = debts.count(connection)
+    if owed:
+        count = f"{'at least ' if owed >= debts.MOST else ''}{owed} step{'s were' if owed > 1 else ' was'} skipped"
+        yield Finding("debts", Verdict.OK, f"{count} and {'are' if owed > 1 else 'is'} owed", "molecule-worker jobs debts")
 
 
 def _roles(connection: Connection) -> Finding:

@@ -7,16 +7,20 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
-from worker.cli import checks_operations, context
+from worker.cli import checks_operations, context, words
 from worker.cli.daemon import catalogue
-from worker.cli.finding import Finding, faulty, ok, warning, wrong
+from worker.cli.finding import Finding, Verdict, faulty, ok, warning, wrong
 from worker.crypto import keyring
+from worker.engine import serving
 from worker.errors import WorkerError
-from worker.store import connect, kinds, migrate
+from worker.queues import host_queue
+from worker.store import connect, gauges, kinds, migrate
 from worker.store import secrets as sealed
 
 _OLDEST: Final = 140000  #: as server_version_num has it
 _MIGRATE: Final = "molecule-worker migrate"
+#: Seconds in which a worker that was stopped is there again.
+_LASTING_S: Final = 60.0
 
 
 def findings(own: Settings) -> Iterator[Finding]:
@@ -63,7 +67,8 @@ def _inside(connection: Connection, own: Settings) -> Iterator[Finding]:
     else:
         yield ok("catalogue", f"{len(catalogue())} kinds of jobs, as in this release")
     yield _invariants(connection)
-    yield _workers(connection, f"{own.backend}.{own.docker_host}")
+    yield _workers(connection, host_queue(own))
+    yield from _queues(connection, host_queue(own))
     yield _jobs(connection)
     yield from checks_operations.findings(connection)
 
@@ -85,6 +90,23 @@ def _workers(connection: Connection, queue: str) -> Finding:
     if queue not in served:
         return warning("workers", f"{said}; jobs for {queue} wait", "see the backend's own line below; it may have just started")
     return ok("workers", said)
+
+
+def _queues(connection: Connection, here: str) -> Iterator[Finding]:
+    """A line for each queue whose jobs nobody takes.
+
+    Wrong and not a warning once that has lasted, because they would wait for ever and nothing else says so: the worker that they
+    need does not answer. Before, it may be about to be started, or to start again.
+    """
+    for found in gauges.unserved(connection):
+        count = f"{'at least ' if found.more else ''}{found.jobs} due job{'s' if found.jobs > 1 else ''}"
+        wait = "wait" if found.jobs > 1 else "waits"
+        said = (
+            f"{count} {wait} for a worker that serves {found.queue}, the oldest for {words.duration(found.age * 1000)}; none lives"
+        )
+        mend = serving.RUN if found.queue == here else serving.advice(found.queue)
+        lasting = found.age > _LASTING_S
+        yield Finding("queue", Verdict.WRONG if lasting else Verdict.WARNING, said, mend, unreachable=lasting)
 
 
 def _jobs(connection: Connection) -> Finding:

@@ -41,27 +41,39 @@ def cancel(job_id: str, *, reason: str, wait: bool) -> int:
 @click.option("--failed", is_flag=True, help="All jobs that need a person: failed or blocked.")
 @click.option("--kind", help="With --failed: only this kind.")
 @click.option("--since", metavar="AGE", help="With --failed: only since then, e.g. 30min, 2h, 7d.")
+@click.option("--from", "step", metavar="STEP", help="With one ID: a step that it has passed; skips from there on are taken back.")
 @click.option("--dry-run", is_flag=True, help="Say what would run again, and do nothing.")
 @click.option("--wait", is_flag=True, help="Watch the last of them.")
 @click.option("--json", "as_json", is_flag=True, help="With --failed: the table as JSON on stdout.")
 def retry(
-    job_ids: Sequence[str], *, failed: bool, kind: str | None, since: str | None, dry_run: bool, wait: bool, as_json: bool
+    job_ids: Sequence[str],
+    *,
+    failed: bool,
+    kind: str | None,
+    since: str | None,
+    step: str | None,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
 ) -> int:
-    """Run jobs again: failed ones from the start, blocked and waiting ones from where they are.
+    """Run jobs again: failed ones from the start, blocked and waiting ones from where they are, or from a step before.
 
     Named ones are all retried or none. With --failed each is retried by itself: those that are refused are listed, and the
-    exit code is 1.
+    exit code is 1. --from is for a job that only goes forward, or undoes: the steps from there on are done once more.
 
     \b
     Examples:
       molecule-worker jobs retry <id> --wait
+      molecule-worker jobs retry <id> --from compute --dry-run
       molecule-worker jobs retry --failed --since 2h --dry-run
     """
+    if step is not None and (failed or len(job_ids) != 1):
+        raise Refused("read command line: --from takes one job", hint="molecule-worker jobs retry --help", code="usage")
     if bool(job_ids) is failed or (not failed and (kind or since or as_json)):
         raise Refused("read command line: name jobs, or say --failed", hint="molecule-worker jobs retry --help", code="usage")
     if failed:
         return _retry_failed(kind, _age(since), dry_run=dry_run, wait=wait, as_json=as_json)
-    return _retry_named([names.found_id(given, "job") for given in job_ids], dry_run=dry_run, wait=wait)
+    return _retry_named([names.found_id(given, "job") for given in job_ids], step, dry_run=dry_run, wait=wait)
 
 
 @click.command()
@@ -91,17 +103,22 @@ def _insist(reason: str, said: str) -> None:
         raise words.Unsafe(said, hint="--reason '…'")
 
 
-def _retry_named(idents: Sequence[str], *, dry_run: bool, wait: bool) -> int:
-    from worker.store import requests
+def _retry_named(idents: Sequence[str], step: str | None, *, dry_run: bool, wait: bool) -> int:
+    from worker.store import requests, status
 
     engine = context.open_database(context.settings())
     with engine.connect() as connection, connection.begin() as transaction:
+        before = status.ahead(connection, idents[0])
         for ident in idents:
-            requests.retry(connection, ident, requested_by=context.requested_by())
+            requests.retry(connection, ident, requested_by=context.requested_by(), from_step=step)
+        after = status.ahead(connection, idents[0])
+        again = ", ".join(after[: len(after) - len(before) + 1])  # up to the one at which it stood
         if dry_run:
             transaction.rollback()
-            words.say(f"would retry {len(idents)} jobs")
+            words.say(f"would run again: {again}" if step else f"would retry {len(idents)} jobs")
             return words.DONE
+    if step:
+        words.say(f"done once more: {again}")
     for ident in idents:
         words.say(f"runs again: molecule-worker jobs watch {ident}")
     return _watch(idents[-1]) if wait else words.DONE

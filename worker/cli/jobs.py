@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from worker.cli import context, explain, interventions, names, pauses, terminal, words
+from worker.cli import context, debts, explain, interventions, names, pauses, terminal, words
 from worker.domain import JOB_STATES
 from worker.errors import Refused
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 #: The keys of an error that are an interface; a job's row may hold more.
 _ERROR: Final = ("code", "message", "hint", "blame", "step")
 #: What only people are told: the contract's JSON has no such keys.
-_INNER: Final = frozenset({"waiting_for", "queue", "parked", "paused"})
+_INNER: Final = frozenset({"waiting_for", "queue", "parked", "paused", "served"})
 _LONGEST_FACT: Final = 80
 _MOST_LISTED: Final = 1000
 
 
 @click.group()
 def jobs() -> None:
-    """List, show, watch and explain jobs; cancel, retry, skip; pause and resume."""
+    """List, show, watch and explain jobs; cancel, retry, skip; pause and resume; what is owed."""
 
 
 @jobs.command("list")
@@ -65,9 +65,10 @@ def list_jobs(*, state: str | None, failed: bool, kind: str | None, subject: str
 @click.argument("job_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def show(job_id: str, *, as_json: bool) -> None:
-    """Show one job with its steps, its fault and what to do."""
+    """Show one job with its steps, what it owes, its fault and what to do."""
     from worker.cli import watch
     from worker.engine.explain import waits_for
+    from worker.store import debts as owing
     from worker.store import standing as store
     from worker.store import status
 
@@ -75,10 +76,11 @@ def show(job_id: str, *, as_json: bool) -> None:
     with context.reading() as connection:
         job = status.job(connection, ident)
         standing = store.standing(connection, ident)
+        owed = owing.of_job(connection, ident)
     if job is None or standing is None:
         raise Refused("show job: there is no such job", hint="molecule-worker jobs list", code="no_job")
     if as_json:
-        words.data(_public(job))
+        words.data({**_public(job), "debts": debts.public(owed)})
         return
     shown = ("id", "kind", "subject", "state", "step", "direction", "requested_by", "priority")
     times = ("run_at", "created_at", "started_at", "finished_at")
@@ -88,6 +90,7 @@ def show(job_id: str, *, as_json: bool) -> None:
     click.echo()
     rows = [(s["name"], s["state"], s["attempts"], words.duration(s["duration_ms"]), _facts(s["facts"])) for s in job["steps"]]
     words.table(("step", "state", "tries", "took", "facts"), rows, empty="no step has ended yet", narrow=(("below", "facts"),))
+    debts.show(owed)
     watch.tell_error(job)
 
 
@@ -101,7 +104,10 @@ def watch_job(job_id: str) -> int:
     return _watch(names.found_id(job_id, "job"))
 
 
-for _command in (interventions.cancel, interventions.retry, interventions.skip, pauses.pause, pauses.resume, explain.explain):
+for _command in (
+    *(interventions.cancel, interventions.retry, interventions.skip, pauses.pause, pauses.resume),
+    *(explain.explain, debts.debts),
+):
     jobs.add_command(_command)
 
 
@@ -200,9 +206,11 @@ def _why(job: Mapping[str, Any]) -> str | None:
     from worker.cli import watch
 
     later = watch.later(job)
+    if job["state"] == "queued" and (job["paused"] or job["parked"]):
+        return "paused" if job["paused"] else "behind another job on its subject"
+    if later is None and not job["served"] and job["state"] in {"queued", "waiting"}:
+        return f"no worker serves {job['queue']}"
     if job["state"] == "queued":
-        if job["paused"] or job["parked"]:
-            return "paused" if job["paused"] else "behind another job on its subject"
         return later and f"starts in {later}"
     why: str | None = job["waiting_for"] or (later and f"goes on in {later}")
     return why

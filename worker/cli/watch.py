@@ -160,6 +160,15 @@ def tell_error(job: Mapping[str, Any]) -> None:
         words.say(f"hint:  {words.printable(error['hint'])}")
     if job["state"] in {"blocked", "failed"}:
         words.say(f"then:  molecule-worker jobs retry {job['id']} --wait")
+    if job["state"] == "blocked" and (step := _skipped(job)):
+        words.say(f"or:    molecule-worker jobs retry {job['id']} --from {step} --wait, which does what was skipped, too")
+
+
+def _skipped(job: Mapping[str, Any]) -> str | None:
+    """The first step that was skipped on its present way."""
+    back = job["direction"] == "back"
+    skipped = [step["name"] for step in job["steps"] if step["state"] == "skipped" and step["name"].startswith("undo ") is back]
+    return skipped[0].removeprefix("undo ") if skipped else None
 
 
 def _milliseconds(start: datetime, end: datetime) -> float:

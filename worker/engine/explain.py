@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from worker.engine import serving
+
 _REST: Final = frozenset({"succeeded", "failed", "cancelled"})
 #: Crashes of one step before its job is taken for a suspect, and before it is blocked.
 _SUSPECT: Final = 3
@@ -88,6 +90,7 @@ class Standing:
     since: datetime | None
     fault: Mapping[str, Any] | None  #: of the last attempt of the step at which it waits
     skippable: bool
+    passed_undone: str | None  #: the first step that was skipped, where a retry from there does it after all
     superseded_by: Other | None
     holder: Other | None
     first: Other | None  #: an older job of the same subject that is about to be claimed
@@ -144,6 +147,8 @@ def _blocked(job: Standing) -> Reason:
     hints = [str(error.get("hint") or ""), f"then {_COMMAND} jobs retry {job.id}"]
     if job.skippable:
         hints.append(f"or {_COMMAND} jobs skip {job.id} --step {job.step} --reason …")
+    if job.passed_undone:
+        hints.append(_from(job))
     return Reason("blocked", said, "; ".join(hint for hint in hints if hint))
 
 
@@ -185,7 +190,9 @@ def _early(job: Standing) -> Iterator[Reason]:
     elif job.fault and job.attempt > 0:
         tries = f"attempt {job.attempt} of {_where(job)} failed: {job.fault.get('message')}"
         yield Reason(
-            "backs_off", f"{tries}; it is tried again {at if later else 'now'}", f"{_COMMAND} jobs retry {job.id} tries it at once"
+            "backs_off",
+            f"{tries}; it is tried again {at if later else 'now'}",
+            f"{_COMMAND} jobs retry {job.id} tries it at once" + (f"; {_from(job)}" if job.passed_undone else ""),
         )
     elif job.waiting_for and later:
         yield Reason("waits", f"{_where(job)} waits for {job.waiting_for}; it looks again {at}, or as soon as it is called")
@@ -221,11 +228,9 @@ def _unserved(job: Standing) -> Iterator[Reason]:
     if not crew.serving:
         alive = f"{crew.alive} live processes serve other queues" if crew.alive else "no process is alive"
         wanted = f"a worker that serves the queue {job.queue}"
-        hint = (
-            f"{_COMMAND} run"
-            if not crew.alive
-            else f"{_COMMAND} run --queues {job.queue}, or see {_COMMAND} doctor: its backend may be away"
-        )
+        hint = serving.RUN if not crew.alive and serving.host_of(job.queue) is None else serving.advice(job.queue)
+        if crew.alive:
+            hint += f"; where it runs already, its backend may be away: see {_COMMAND} doctor there"
         yield Reason("unserved", f"no live process serves its queue {job.queue}: {alive}", hint, waits_for=wanted)
     elif not crew.able:
         said = f"none of the {crew.serving} live processes that serve its queue knows its steps: they are of another release"
@@ -249,6 +254,10 @@ def _suspect(job: Standing) -> Iterator[Reason]:
     if job.crashes:
         alone = ", so no process runs it beside another suspect" if job.crashes >= _SUSPECT else ""
         yield Reason("crashes", f"its process died {job.crashes} times during {_where(job)}{alone}", "read the worker's log")
+
+
+def _from(job: Standing) -> str:
+    return f"or {_COMMAND} jobs retry {job.id} --from {job.passed_undone} does what was skipped, too"
 
 
 def _where(job: Standing) -> str:

@@ -36,10 +36,40 @@ _OTHERS: Final = text(
 _BLOCKED: Final = text(
     "SELECT kind, count(*) AS n FROM (SELECT kind FROM worker.jobs WHERE state = 'blocked' LIMIT :most) AS found GROUP BY kind"
 )
+_READY: Final = "j.state IN ('queued', 'waiting') AND j.due AND NOT j.parked AND NOT j.paused"
+#: Queues that are looked for, one probe of jobs_ready each.
+_QUEUES: Final = 100
+# What is ready, by queue, and what only a claim would find due: where no process lives, nobody does. now() and not the clock,
+# because an index cannot be searched for a volatile function's result. The queues share the limit.
+_UNSERVED: Final = text(
+    "WITH RECURSIVE q(queue, n) AS ("  # noqa: S608  because the words are ours
+    f"SELECT (SELECT j.queue FROM worker.jobs j WHERE {_READY} ORDER BY j.queue LIMIT 1), 1 UNION ALL "
+    f"SELECT (SELECT j.queue FROM worker.jobs j WHERE {_READY} AND j.queue > q.queue ORDER BY j.queue LIMIT 1), q.n + 1 "
+    f"FROM q WHERE q.queue IS NOT NULL AND q.n < {_QUEUES}), served AS MATERIALIZED ("
+    "SELECT DISTINCT unnest(p.queues) AS queue FROM worker.processes p WHERE p.lease_until > clock_timestamp()), "
+    "alone AS MATERIALIZED (SELECT q.queue, count(*) OVER () AS n FROM q WHERE q.queue IS NOT NULL "
+    "AND q.queue NOT IN (SELECT s.queue FROM served s)) "
+    "SELECT f.queue, count(*) AS n, extract(epoch FROM clock_timestamp() - min(f.run_at))::float8 AS age FROM ("
+    "SELECT r.queue, r.run_at FROM alone a CROSS JOIN LATERAL (SELECT j.queue, j.run_at FROM worker.jobs j "
+    f"WHERE j.queue = a.queue AND {_READY} LIMIT :most / a.n) AS r UNION ALL "
+    "SELECT l.queue, l.run_at FROM (SELECT j.queue, j.run_at FROM worker.jobs j WHERE j.state IN ('queued', 'waiting') "
+    "AND NOT j.due AND j.run_at <= now() ORDER BY j.run_at LIMIT :most) AS l "
+    "WHERE l.queue NOT IN (SELECT s.queue FROM served s)) AS f GROUP BY f.queue ORDER BY f.queue"
+)
 _ALIVE: Final = text("SELECT count(*) FROM worker.processes WHERE lease_until > clock_timestamp()")
 _SERVED: Final = text(
     "SELECT EXISTS (SELECT FROM worker.processes WHERE lease_until > clock_timestamp() AND :queue = ANY (queues))"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """A queue with due jobs that no living process serves."""
+
+    queue: str
+    jobs: int
+    age: float  #: seconds for which the oldest of those that were looked at has been due
+    more: bool  #: there may be more of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +81,7 @@ class Standing:
     states: Mapping[str, int]
     blocked: Mapping[str, int]  #: by kind
     alive: int  #: worker processes
+    unserved: Mapping[str, int]  #: by queue that no living process serves: jobs that are due
 
 
 def look(connection: Connection) -> Standing:
@@ -67,7 +98,14 @@ def look(connection: Connection) -> Standing:
     blocked = {row.kind: row.n for row in connection.execute(_BLOCKED, {"most": MOST})}
     states["blocked"] = sum(blocked.values())
     lag = max((row.unrung for row in ready if row.unrung is not None), default=0.0)
-    return Standing(ages, lag, states, blocked, int(connection.execute(_ALIVE).scalar_one()))
+    alive = int(connection.execute(_ALIVE).scalar_one())
+    return Standing(ages, lag, states, blocked, alive, {one.queue: one.jobs for one in unserved(connection)})
+
+
+def unserved(connection: Connection) -> list[Unserved]:
+    """Queues with due jobs that no living process serves."""
+    rows = connection.execute(_UNSERVED, {"most": MOST}).all()
+    return [Unserved(row.queue, row.n, row.age, more=row.n >= MOST // len(rows)) for row in rows]
 
 
 def served(connection: Connection, queue: str) -> bool:

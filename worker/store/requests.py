@@ -81,10 +81,12 @@ def cancel(connection: Connection, job_id: str, reason: str, *, requested_by: st
         )
 
 
-def retry(connection: Connection, job_id: str, *, requested_by: str) -> None:
-    """Run a failed job from its first step, a blocked or waiting one from its own. Raises Refused."""
+def retry(connection: Connection, job_id: str, *, requested_by: str, from_step: str | None = None) -> None:
+    """Run a failed job from its first step, a blocked or waiting one from its own or from an earlier one. Raises Refused."""
     with refusals():
-        connection.execute(text("SELECT worker.retry(CAST(:id AS uuid), :by)"), {"id": job_id, "by": requested_by})
+        connection.execute(
+            text("SELECT worker.retry(CAST(:id AS uuid), :by, :step)"), {"id": job_id, "by": requested_by, "step": from_step}
+        )
 
 
 def skip(connection: Connection, job_id: str, step: str, reason: str, *, requested_by: str) -> None:

@@ -15,7 +15,7 @@ _SHOWN: Final = (
 )
 _LISTED: Final = (
     *("id", "kind", "subject", "state", "step", "direction", "attempt", "requested_by", "created_at", "finished_at"),
-    *("waiting_for", "error", "run_at", "parked", "paused"),
+    *("waiting_for", "error", "run_at", "parked", "paused", "queue"),
 )
 _NEED_A_PERSON: Final = frozenset({"failed", "blocked"})
 #: The newest of each kind and state that rests, waits or is queued, one probe of jobs_newest each, and all that run, which are
@@ -33,6 +33,7 @@ _NEWEST_OF_SUBJECT: Final = (
     "SELECT j.id::text FROM worker.jobs j WHERE j.subject = :subject AND j.state = ANY (:states) "
     "AND (CAST(:kind AS text) IS NULL OR j.kind = :kind) ORDER BY j.seq DESC LIMIT :most"
 )
+_SERVED: Final = "SELECT DISTINCT unnest(p.queues) FROM worker.processes p WHERE p.lease_until > clock_timestamp()"
 REST: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -51,15 +52,27 @@ def job(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
 def jobs(
     connection: Connection, *, state: str | None, failed: bool, kind: str | None, subject: str | None, most: int
 ) -> list[Mapping[str, Any]]:
-    """The newest jobs first, at most `most` of them."""
+    """The newest jobs first, at most `most` of them, each with whether a living process serves its queue."""
     states = [one for one in JOB_STATES if state in {None, one} and (not failed or one in _NEED_A_PERSON)]
     chosen = text(_NEWEST if subject is None else _NEWEST_OF_SUBJECT)
     wanted = {"states": states, "kind": kind, "subject": subject, "most": most}
     ids = list(connection.execute(chosen, wanted).scalars())
     # Chosen first, because the view counts and foretells for each job that it is asked for.
     rows = connection.execute(text("SELECT * FROM worker.job_status WHERE id = ANY (CAST(:ids AS uuid[]))"), {"ids": ids})
-    found = {str(row["id"]): {name: row[name] for name in _LISTED} for row in rows.mappings()}
+    served = set(connection.execute(text(_SERVED)).scalars())
+    found = {str(row["id"]): {**{name: row[name] for name in _LISTED}, "served": row["queue"] in served} for row in rows.mappings()}
     return [found[ident] for ident in ids if ident in found]
+
+
+def ahead(connection: Connection, job_id: str) -> list[str]:
+    """The steps of a job from the one at which it stands, in the order in which it comes to them."""
+    found = text(
+        "SELECT n.name FROM worker.jobs j CROSS JOIN LATERAL unnest(j.steps) WITH ORDINALITY AS n(name, number) "
+        "WHERE j.id = CAST(:id AS uuid) AND CASE j.direction WHEN 'forward' THEN n.number > worker.stands_at(j) "
+        "ELSE n.number <= worker.stands_at(j) + 1 END "
+        "ORDER BY CASE j.direction WHEN 'forward' THEN n.number ELSE -n.number END"
+    )
+    return list(connection.execute(found, {"id": job_id}).scalars())
 
 
 def to_retry(connection: Connection, *, kind: str | None, since: timedelta | None) -> list[Mapping[str, Any]]:

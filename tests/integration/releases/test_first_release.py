@@ -148,7 +148,8 @@ def test_jobs_in_every_state_as_the_first_release_stored_them_end_as_they_should
         assert [row["attempts"] for row in status(first, waiting["id"])["steps"]] == [1, 3, 1]
         with first.engine.begin() as connection:
             requests.retry(connection, blocked["id"], requested_by="test")
-            requests.retry(connection, failed["id"], requested_by="test")
+            # As a program of that release calls it, which must not find two functions of that name.
+            connection.execute(text("SELECT worker.retry(CAST(:id AS uuid), 'test')"), {"id": failed["id"]})
         until(lambda: (state(first, blocked["id"]), state(first, failed["id"])) == ("succeeded", "succeeded"), what="retried")
     # The one that was on its way back, and the one that was cancelled in its second step.
     assert stage.calls.count("undo s2") == 2

@@ -133,10 +133,15 @@ CREATE TABLE worker.debts (
     step         text NOT NULL,
     reason       text NOT NULL,
     requested_by text,
-    at           timestamptz NOT NULL DEFAULT clock_timestamp()
+    at           timestamptz NOT NULL DEFAULT clock_timestamp(),
+    settled_at   timestamptz,
+    settled_by   text
 );
 CREATE INDEX debts_subject ON worker.debts (subject);
+CREATE INDEX debts_job ON worker.debts (job_id);
+CREATE INDEX debts_open ON worker.debts (id) WHERE settled_at IS NULL;
 COMMENT ON TABLE worker.debts IS 'Steps that an operator skipped: what was not done, why, and who said so.';
+COMMENT ON COLUMN worker.debts.settled_at IS 'When a retry took the skip back: the step is acted after all.';
 
 CREATE TABLE worker.slots (
     schedule    text NOT NULL,
@@ -162,7 +167,9 @@ CREATE TABLE worker.durations (
 COMMENT ON TABLE worker.durations IS 'How long a step took in the last 100 successes: where an ETA comes from.';
 COMMENT ON COLUMN worker.durations.variant IS 'hit or miss where the step''s facts say {"cache": "hit" or "miss"}; empty over all.';
 
--- Their results have changed shape, which CREATE OR REPLACE refuses. A worker of the older release finds what it calls.
+-- Their results have changed shape, which CREATE OR REPLACE refuses; of two that differ by an argument with a default a call would be
+-- ambiguous. A worker of the older release finds what it calls.
+DROP FUNCTION IF EXISTS worker.retry(uuid, text);
 DROP FUNCTION IF EXISTS worker.claim(int, text[], int, uuid[]);
 DROP FUNCTION IF EXISTS worker.beat(int, int);
 DROP FUNCTION IF EXISTS worker.to_ring(int, int);

@@ -47,7 +47,42 @@ BEGIN
         WHERE j.id = ANY (p_jobs) AND j.definition IS NULL;
 END $$;
 
-CREATE OR REPLACE FUNCTION worker.retry(job_id uuid, requested_by text DEFAULT NULL) RETURNS boolean
+-- Has a job stand at a step again that it has passed, or at its own: what is written of the steps from there on is forgotten, because a
+-- job stands beyond all that was passed, and effects are safe to repeat. What they owed is taken back. The caller holds the job's row.
+CREATE OR REPLACE FUNCTION worker.step_back(p_job worker.jobs, p_step text, p_by text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_at int := worker.stands_at(p_job);
+    v_to int := array_position(p_job.steps, p_step) - 1;
+BEGIN
+    IF v_to IS DISTINCT FROM v_at AND NOT EXISTS (SELECT FROM worker.steps s WHERE s.job_id = p_job.id AND s.direction = p_job.direction
+            AND s.position = v_to AND s.status IN ('done', 'skipped')) THEN
+        RAISE EXCEPTION 'retry job %: it has not come past %', p_job.id, to_json(left(p_step, 60)) USING ERRCODE = 'MW004',
+            HINT = 'it stands at ' || p_job.steps[v_at + 1] || coalesce(' and has passed ' || (
+                SELECT string_agg(s.name, ', ' ORDER BY abs(s.position - v_at) DESC) FROM worker.steps s
+                WHERE s.job_id = p_job.id AND s.direction = p_job.direction AND s.status IN ('done', 'skipped')), '');
+    END IF;
+    IF v_to <> v_at AND p_job.direction = 'forward' AND NOT p_job.only_forward THEN
+        -- If it failed at an earlier step, it would undo from there up, and what later ones had made would be left behind.
+        RAISE EXCEPTION 'retry job %: what was done after % can only be undone from where it stands', p_job.id, p_step
+            USING ERRCODE = 'MW004', HINT = 'cancel it: it undoes all of it, newest first; then ask for it anew';
+    END IF;
+    DELETE FROM worker.steps s WHERE s.job_id = p_job.id AND s.direction = p_job.direction
+        AND CASE p_job.direction WHEN 'forward' THEN s.position >= v_to ELSE s.position <= v_to END;
+    UPDATE worker.debts d SET settled_at = clock_timestamp(), settled_by = left(p_by, 200)
+        WHERE d.job_id = p_job.id AND d.direction = p_job.direction AND d.settled_at IS NULL
+          AND CASE p_job.direction WHEN 'forward' THEN array_position(p_job.steps, d.step) > v_to
+                   ELSE array_position(p_job.steps, d.step) <= v_to + 1 END;
+    IF p_job.direction = 'forward' THEN
+        -- A step whose children all rest spreads anew; one that was skipped while they lived goes on with them.
+        DELETE FROM worker.children c WHERE c.parent = p_job.id AND c.position >= v_to
+            AND NOT EXISTS (SELECT FROM worker.children o WHERE o.parent = c.parent AND o.position = c.position AND o.state IS NULL);
+    END IF;
+    UPDATE worker.jobs SET position = v_to, units_done = NULL, units_total = NULL WHERE id = p_job.id;
+END $$;
+
+-- `from_step`: a blocked or waiting job that only goes forward, or undoes, goes on there.
+CREATE OR REPLACE FUNCTION worker.retry(job_id uuid, requested_by text DEFAULT NULL, from_step text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -58,10 +93,17 @@ BEGIN
         RAISE EXCEPTION 'retry job %: %', retry.job_id, coalesce('it is ' || v.state, 'no such job') USING ERRCODE = 'MW004',
             HINT = 'failed, blocked and waiting jobs can be retried';
     END IF;
+    IF v.state = 'failed' AND retry.from_step IS NOT NULL THEN
+        RAISE EXCEPTION 'retry job %: it was undone, so it begins at its first step', v.id USING ERRCODE = 'MW004',
+            HINT = 'retry it without naming a step';
+    END IF;
     IF v.state = 'failed' THEN
         -- It was undone, so nothing of it is left to build on: from the first step.
         DELETE FROM worker.steps s WHERE s.job_id = v.id;
         DELETE FROM worker.children c WHERE c.parent = v.id;
+        -- An undo that was skipped stays owed: what it would have undone may be there.
+        UPDATE worker.debts d SET settled_at = clock_timestamp(), settled_by = left(retry.requested_by, 200)
+            WHERE d.job_id = v.id AND d.direction = 'forward' AND d.settled_at IS NULL;
         BEGIN
             UPDATE worker.jobs SET state = 'queued', direction = 'forward', position = 0, started_at = NULL, finished_at = NULL, parked = false,
                    cancel_requested_at = NULL, superseded_by = NULL, units_done = NULL, units_total = NULL WHERE id = v.id;
@@ -73,6 +115,9 @@ BEGIN
     ELSE
         DELETE FROM worker.steps s WHERE s.job_id = v.id AND s.status = 'waiting';
         UPDATE worker.jobs SET state = 'waiting' WHERE id = v.id;
+        IF retry.from_step IS NOT NULL THEN
+            PERFORM worker.step_back(v, retry.from_step, retry.requested_by);
+        END IF;
     END IF;
     UPDATE worker.jobs SET attempt = 0, crashes = 0, waiting_for = NULL, rung_at = NULL,
            -- A job that undoes because it was cancelled stays cancelled, and still says why.
@@ -82,7 +127,8 @@ BEGIN
     IF v.definition IS NULL THEN
         PERFORM worker.define(ARRAY[v.id]); -- the migration left alone what was at rest
     END IF;
-    INSERT INTO worker.job_events (job_id, what, actor, detail) VALUES (v.id, 'retried', retry.requested_by, v.error);
+    INSERT INTO worker.job_events (job_id, what, actor, detail) VALUES (v.id, 'retried', retry.requested_by,
+        CASE WHEN retry.from_step IS NULL THEN v.error ELSE jsonb_build_object('from', retry.from_step, 'error', v.error) END);
     PERFORM worker.announce(v.id, 'queued');
     RETURN true;
 END $$;

@@ -12,6 +12,10 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                           (SELECT max(s.finished_at) FROM worker.steps s WHERE s.job_id = j.id), j.started_at),
         'fault', (SELECT s.error FROM worker.steps s WHERE s.job_id = j.id AND s.direction = j.direction AND s.status = 'waiting' AND s.name = v.step),
         'skippable', j.direction = 'back' OR EXISTS (SELECT FROM worker.kinds k WHERE k.kind = j.kind AND v.step = ANY (k.skippable)),
+        -- The first that was skipped, where a retry from there does it after all.
+        'passed_undone', (SELECT s.name FROM worker.steps s WHERE s.job_id = j.id AND s.direction = j.direction AND s.status = 'skipped'
+                            AND (j.only_forward OR j.direction = 'back')
+                          ORDER BY CASE j.direction WHEN 'forward' THEN s.position ELSE -s.position END LIMIT 1),
         'superseded_by', (SELECT jsonb_build_object('id', o.id, 'kind', o.kind, 'state', o.state, 'step', o.steps[worker.stands_at(o) + 1])
                           FROM worker.jobs o WHERE o.id = j.superseded_by),
         'holder', (SELECT jsonb_build_object('id', h.id, 'kind', h.kind, 'state', h.state, 'step', o.step)

@@ -23,7 +23,7 @@ BEGIN
     REVOKE ALL ON ALL FUNCTIONS IN SCHEMA worker FROM molecule_worker_client;
     GRANT USAGE ON SCHEMA worker TO molecule_worker_client;
     GRANT EXECUTE ON FUNCTION worker.enqueue(text, jsonb, text, timestamptz, int, text, text), worker.cancel(uuid, text, text),
-        worker.retry(uuid, text) TO molecule_worker_client;
+        worker.retry(uuid, text, text) TO molecule_worker_client;
     GRANT SELECT ON worker.job_status TO molecule_worker_client;
     RETURN true;
 END $$;
