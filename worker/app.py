@@ -22,7 +22,8 @@ from kombu.exceptions import OperationalError
 from kombu.utils.objects import cached_property
 
 from config import celery as knobs
-from config import settings as environment
+from config import logs
+from worker import stack
 from worker.assembly import assemble
 from worker.engine.clock import Schedule
 from worker.engine.kinds import Kind
@@ -52,7 +53,7 @@ class Doorbells(AMQP):
     def queues(self) -> Queues:
         """Read when it is first needed and not from the settings, because the catalogue is imported after them."""
         self.app.loader.import_default_modules()
-        return self.Queues([queue_named(name) for name in served(environment.load(), app.kinds.values())])
+        return self.Queues([queue_named(name) for name in served(stack.settings(), app.kinds.values())])
 
 
 class WorkerApp(Celery):
@@ -102,7 +103,7 @@ def _ring(self: Any, subject_id: str | None = None, *, job: str | None = None) -
 
 app = WorkerApp("molecule-worker")
 # Evaluated on first use and not at import, because settings are read after the fork.
-app.add_defaults(lambda: knobs.conf(environment.load()))
+app.add_defaults(lambda: knobs.conf(stack.settings()))
 
 
 def begin(**seams: Any) -> None:
@@ -114,7 +115,7 @@ def begin(**seams: Any) -> None:
     app.loader.import_default_modules()
     app.home = os.getpid()
     try:
-        app.runtime = Runtime.start(environment.load(), app.kinds, assemble, **seams)
+        app.runtime = Runtime.start(stack.settings(), app.kinds, assemble, **seams)
     except WorkerError as error:
         log.error("start failed", reason=error.message, hint=error.hint)  # noqa: TRY400  because the reason says it all
         raise SystemExit(LOST) from error
@@ -123,8 +124,16 @@ def begin(**seams: Any) -> None:
         raise SystemExit(LOST) from error
 
 
+@signals.setup_logging.connect
+def _set_up_logs(**_: object) -> None:
+    """Instead of Celery's own: its level and form are not our settings, and it redacts nothing."""
+    own = stack.settings()
+    logs.set_up(form=own.log_format, level=own.log_level)
+
+
 @signals.worker_init.connect
 def _start(**_: object) -> None:
+    _set_up_logs()  # here as well, because a worker that is started by itself comes here first
     begin()
 
 

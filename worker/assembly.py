@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import docker
 import structlog
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Settings, runtimes
@@ -18,7 +18,7 @@ from worker.backends.memory import MemoryCompute
 from worker.backends.tiers import sizes_of
 from worker.crypto import keyring
 from worker.domain import Secret
-from worker.errors import WorkerError
+from worker.errors import Misconfigured, WorkerError
 from worker.forbidden import refuse_forbidden
 from worker.images.local import Limits, LocalImages
 from worker.images.registry import RegistryImages
@@ -26,7 +26,7 @@ from worker.images.simulated import SimulatedImages
 from worker.images.source import Mode, resolve
 from worker.ports import Images
 from worker.queues import serves_host
-from worker.store import processes
+from worker.store import processes, secrets
 from worker.store.cache import Cache
 from worker.store.sweeps import Ground
 from worker.world import World
@@ -39,6 +39,8 @@ _PULSE_S = 5.0
 
 def assemble(settings: Settings, engine: Engine, process_id: int, closing: ExitStack) -> World:
     """The world of one process. Raises Misconfigured, in production also when there is no usable key."""
+    with engine.connect() as connection:
+        refuse_new_key(settings, connection)
     key = static_key(settings)
     compute = compute_of(settings, engine)
     closing.callback(compute.close)
@@ -99,6 +101,29 @@ def receiver_address(settings: Settings, compute: DockerCompute | MemoryCompute)
 def static_key(settings: Settings) -> keyring.StaticKey:
     """This installation's key. Raises Misconfigured."""
     return keyring.load(secret(settings.secrets_encryption_key), settings.production, settings.state_dir)
+
+
+def has_key(settings: Settings) -> bool:
+    """Whether asking for the key would make none: it is set, or was made before, or must be set."""
+    given = settings.secrets_encryption_key
+    made = settings.state_dir / keyring.KEY_FILE
+    return bool(given and given.get_secret_value()) or settings.production or os.path.lexists(made)
+
+
+def refuse_new_key(settings: Settings, connection: Connection) -> None:
+    """Before a key is made: what is stored must not be sealed under another one. Raises Misconfigured.
+
+    Because whatever a second key seals, the first one's owner could not open, and every provision would meet both.
+    """
+    if has_key(settings):
+        return
+    _, closed = secrets.sealed_otherwise(connection, None)
+    if closed:
+        plural = "s are" if closed > 1 else " is"
+        raise Misconfigured(
+            f"make key: {closed} stored secret{plural} sealed under another one, which is not in {settings.state_dir}",
+            hint="set SECRETS_ENCRYPTION_KEY to that key, or MOLECULE_WORKER_STATE_DIR to the folder that holds it",
+        )
 
 
 def secret(value: object) -> Secret | None:

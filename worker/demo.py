@@ -6,16 +6,18 @@ served by a small git server beside it, so that no registry and no network is ne
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import Final
+from typing import Final, NoReturn
 
+import click
 import docker
 import httpx
 from sqlalchemy import text
@@ -27,11 +29,12 @@ from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
 from worker.backends.memory import MemoryCompute
 from worker.cli import words
+from worker.demo_made import Made
 from worker.domain import Secret, ThingKind
 from worker.errors import WorkerError
 from worker.forge import Forge, make_template
-from worker.images.local import LABEL
 from worker.store import connect
+from worker.supervisor import stop_signals
 
 RUNTIME: Final = "langgraph"
 _TEMPLATE: Final = Path(__file__).parent.parent / "docker" / "demo-runtime"
@@ -47,6 +50,7 @@ class DemoFailed(Exception):
 def main() -> int:
     """Run it; 0 only when every step was seen to be true."""
     began = monotonic()
+    _interrupted_by_any_signal()
     try:
         busybox, why = _docker_ready()
         if busybox is None:
@@ -58,6 +62,9 @@ def main() -> int:
         if isinstance(error, WorkerError) and error.hint:
             words.say(f"hint: {error.hint}")
         return words.FAILED
+    except KeyboardInterrupt as interrupt:
+        words.say(": ".join(map(str, interrupt.args)) or "interrupted")
+        return words.INTERRUPTED
     words.say(f"\nthe demo is over; it took {monotonic() - began:.0f} s")
     return words.DONE
 
@@ -91,39 +98,62 @@ def _is_static(program: Path) -> bool:
 
 @contextmanager
 def _stage(busybox: Path | None) -> Iterator[Mapping[str, str]]:
-    """The stack and the daemon, in a folder and a network of their own; both go with the image when all was well."""
+    """The stack and the daemon, in a folder and a network of their own; all that was made goes, unless the demo was not true."""
     parent = environment.load({}).state_dir.parent
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="molecule-worker-demo-", dir=parent))
-    around = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if name not in {"DATABASE_URL", "REDIS_URL", "PLATFORM_URL", "MOLECULE_IMAGE_REGISTRY"}
-        },
-        "MOLECULE_WORKER_STATE_DIR": str(folder),
-        "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
-        "MOLECULE_WORKER_NETWORK": folder.name,
-        "MOLECULE_BACKEND": "memory" if busybox is None else "docker",
-        "MOLECULE_LOCAL_BUILD_CACHE": str(folder / "builds"),
-    }
-    if busybox is None:
-        with _daemon(folder, around):
+    made = Made(Path(tempfile.mkdtemp(prefix="molecule-worker-demo-", dir=parent)), on_docker=busybox is not None)
+    try:
+        with _templates(busybox) as prefix:
+            around = {**_around(made), "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": prefix}
+            _start_daemon(made, around)
+            made.installation = _installation(made.folder)
             yield around
-        shutil.rmtree(folder)
+        made.remove()
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(_removed(made)) from interrupt
+    except BaseException:
+        made.end_daemon()
+        words.say(f"to remove what the demo made: {made.left()}")
+        raise
+
+
+def _around(made: Made) -> dict[str, str]:
+    ours = {"DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "PLATFORM_URL", "MOLECULE_IMAGE_REGISTRY"}
+    return {
+        **{name: value for name, value in os.environ.items() if name not in ours},
+        "MOLECULE_WORKER_STATE_DIR": str(made.folder),
+        "MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{embedded.free_port()}",
+        "MOLECULE_WORKER_NETWORK": made.folder.name,
+        "MOLECULE_BACKEND": "docker" if made.on_docker else "memory",
+        "MOLECULE_LOCAL_BUILD_CACHE": str(made.folder / "builds"),
+    }
+
+
+@contextmanager
+def _templates(busybox: Path | None) -> Iterator[str]:
+    """The prefix of a git server that serves the demo's template; empty where nothing is built."""
+    if busybox is None:
+        yield ""
         return
     with tempfile.TemporaryDirectory() as scratch:
         forge = Forge(Path(scratch) / "git")
         try:
             forge.publish(RUNTIME, make_template(_TEMPLATE, busybox, Path(scratch) / "template"))
-            around["MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"] = forge.prefix
-            with _daemon(folder, around):
-                installation = _installation(folder)
-                yield around
-            _sweep(folder, installation)
+            yield forge.prefix
         finally:
             forge.close()
-    shutil.rmtree(folder)
+
+
+def _removed(made: Made) -> str:
+    """After Ctrl-C: what became of it. Another one ends the removal, and so does an engine that refuses."""
+    try:
+        click.echo("interrupted: removing what the demo made … ", err=True, nl=False)
+        made.remove()
+    except (KeyboardInterrupt, docker.errors.DockerException, OSError):
+        if made.daemon is not None:
+            made.daemon.terminate()  # also where it was told before: twice means now
+        return f"not all of it is gone; what removes the rest: {made.left()}"
+    return "it is gone"
 
 
 def _installation(folder: Path) -> str:
@@ -134,35 +164,15 @@ def _installation(folder: Path) -> str:
         engine.dispose()
 
 
-def _sweep(folder: Path, installation: str) -> None:
-    """The demo's image and network: an installation would keep both, and this one is not coming back."""
-    client = docker.APIClient(**docker.utils.kwargs_from_env(), version="auto")
-    try:
-        for image in client.images(filters={"label": f"{LABEL}installation={installation}"}):
-            client.remove_image(image["Id"], force=True)
-        for network in client.networks(names=[folder.name]):
-            client.remove_network(network["Id"])
-    finally:
-        client.close()
-
-
-@contextmanager
-def _daemon(folder: Path, around: Mapping[str, str]) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "daemon.log"
+def _start_daemon(made: Made, around: Mapping[str, str]) -> None:
+    log = made.folder / "daemon.log"
     words.say(f"$ molecule-worker up          (its log: {log})")
-    with log.open("wb") as output:
-        process = subprocess.Popen([_COMMAND, "up"], env=around, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
-        _await_ready(folder, process, log)
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with log.open("wb") as output, _undisturbed():
+        # In a session of its own, because a terminal's Ctrl-C is for us: it goes on until we have cleaned up behind it.
+        made.daemon = subprocess.Popen(
+            [_COMMAND, "up"], env=around, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    _await_ready(made.folder, made.daemon, log)
 
 
 def _await_ready(folder: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -187,6 +197,16 @@ def _serves(found: Mapping[str, str]) -> bool:
             return bool(connection.execute(text(alive)).scalar_one())
     finally:
         engine.dispose()
+
+
+def _interrupted_by_any_signal() -> None:
+    """A closed terminal and a SIGTERM clean up, as Ctrl-C does."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for number in stop_signals():
+        signal.signal(number, interrupt)
 
 
 def _show(around: Mapping[str, str], *, simulated: bool) -> None:
@@ -217,9 +237,35 @@ def _ask_agent(compute: DockerCompute | MemoryCompute, workspace: str) -> None:
 
 def _run(around: Mapping[str, str], *arguments: str) -> str:
     words.say(f"\n$ molecule-worker {' '.join(arguments)}")
-    done = subprocess.run([_COMMAND, *arguments], env=around, stdout=subprocess.PIPE, text=True, check=False)
+    done = _output_of([str(_COMMAND), *arguments], around)
     _expect(done.returncode == words.DONE, f"`{' '.join(arguments[:2])}` ended with exit code {done.returncode}")
     return done.stdout
+
+
+def _output_of(argv: Sequence[str], around: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run it; it is gone when we are interrupted."""
+    with ExitStack() as closing:
+        with _undisturbed():
+            # In a group of its own, because it would answer a terminal's Ctrl-C, too, and promise that its job goes on.
+            process = subprocess.Popen(argv, env=around, stdout=subprocess.PIPE, text=True, process_group=0)
+            closing.callback(process.wait)
+            closing.callback(process.kill)
+        out, _ = process.communicate()
+    return subprocess.CompletedProcess(argv, process.returncode, out)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C counts at the end of this, because a process that is being started is not known to us yet."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    if came:
+        raise KeyboardInterrupt
 
 
 def _expect(true: object, otherwise: str) -> None:

@@ -8,7 +8,8 @@ import shutil
 import socket
 import subprocess
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,17 @@ from worker.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service that runs, and how to end it."""
+    """A service that was started, and how to end it; `pid` is that of its first start."""
 
+    name: str
     url: Secret
     stop: Callable[[], None]
+    #: Whether it ended without being asked to.
+    ended: Callable[[], bool]
+    #: Once more, at the same address and with what it had stored. Raises Misconfigured.
+    start: Callable[[], None]
+    #: Where it says why it does not start.
+    log: Path
     pid: int | None = None
 
 
@@ -37,12 +45,26 @@ def start_postgres(folder: Path) -> Service:
     except ImportError as error:
         raise Misconfigured("start embedded Postgres: its wheel is not installed", hint="make venv, or set DATABASE_URL") from error
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with _comes_up(folder):
         server = get_server(folder, cleanup_mode=None)
-    except (subprocess.SubprocessError, RuntimeError, OSError) as error:
+
+    def start() -> None:
+        with _comes_up(folder):
+            server.start()
+
+    def ended() -> bool:
+        return not server.get_postmaster_info().is_running()
+
+    return Service("postgres", Secret(server.get_uri()), server.stop, ended, start, folder / "log", server.get_pid())
+
+
+@contextmanager
+def _comes_up(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (subprocess.SubprocessError, RuntimeError, OSError, AssertionError) as error:  # the wheel asserts that it is ready
         hint = f"read {folder / 'log'}; where nothing was stored yet, remove {folder} and try again"
         raise Misconfigured("start embedded Postgres: it did not come up", hint=hint) from error
-    return Service(Secret(server.get_uri()), server.stop, server.get_pid())
 
 
 def redis_program() -> str | None:
@@ -69,17 +91,31 @@ def start_redis(folder: Path, *, port: int | None = None) -> Service | None:
     # In a file and not in argv, because argv is visible to every user of the machine.
     conf.write_text(
         f"bind 127.0.0.1\nport {chosen}\nrequirepass {password}\nsave ''\nappendonly no\n"
-        f"dir {folder}\nnotify-keyspace-events KEA\nlogfile {folder / 'redis.log'}\n"
+        f"dir {folder}\nnotify-keyspace-events KEA\nlogfile {folder / 'redis.log'}\npidfile {folder / 'redis.pid'}\n"
     )
-    # No stream of ours, because a reader of our output waits for everybody who could still write to it.
-    none = subprocess.DEVNULL
-    process = subprocess.Popen([program, str(conf)], stdin=none, stdout=none, stderr=none, start_new_session=True)
+    running = _Redis([program, str(conf)])
+    url = Secret(f"redis://:{password}@127.0.0.1:{chosen}/0")
+    return Service("redis", url, running.stop, running.ended, running.start, folder / "redis.log", running.process.pid)
 
-    def stop() -> None:
-        process.terminate()
-        process.wait(10)
 
-    return Service(Secret(f"redis://:{password}@127.0.0.1:{chosen}/0"), stop, process.pid)
+class _Redis:
+    """The process of the server, which is another one after each start."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+        self.start()
+
+    def start(self) -> None:
+        # No stream of ours, because a reader of our output waits for everybody who could still write to it.
+        none = subprocess.DEVNULL
+        self.process = subprocess.Popen(self._argv, stdin=none, stdout=none, stderr=none, start_new_session=True)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
 
 def free_port() -> int:

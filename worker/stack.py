@@ -1,16 +1,16 @@
-"""The embedded stack's folder: what `up` started, where other terminals find it, and what a killed one left behind."""
+"""The embedded stack's folder: where other terminals find what `up` started (worker/upkeep.py), and what a killed one left."""
 
 import fcntl
 import json
 import os
-import signal
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Final
 
-from worker import embedded
+from config import settings as environment
+from config.settings import Settings
 from worker.domain import Secret
 from worker.errors import Misconfigured
 
@@ -21,19 +21,49 @@ _LOCK: Final = "stack.lock"
 _LOOKS: Final = 10
 _LOOK_S: Final = 0.05
 _KEY: Final = "key"
+_PID_FILES: Final = {"postgres": "postgres/postmaster.pid", "redis": "redis/redis.pid"}
 
 
 def running(state_dir: Path) -> Mapping[str, str]:
     """The environment of the stack that runs in this folder, empty when none does."""
     found = _read(state_dir) if _is_held(state_dir) else {}
-    environment = found.get("environment")
-    return {str(name): str(value) for name, value in environment.items()} if isinstance(environment, dict) else {}
+    told = found.get("environment")
+    return {str(name): str(value) for name, value in told.items()} if isinstance(told, dict) else {}
+
+
+def settings() -> Settings:
+    """This process's settings; without DATABASE_URL those of the stack that runs in its state folder, where it set none itself.
+
+    The environment stays as it is, because a program that only rings for jobs has one of its own. Raises as `load` does.
+    """
+    own = environment.load()
+    if own.database_url is not None:
+        return own
+    found = {name: value for name, value in running(own.state_dir).items() if not os.environ.get(name)}
+    return environment.load({**os.environ, **found}) if found else own
+
+
+def left_over(state_dir: Path, *, reserved: bool = False) -> Mapping[str, int]:
+    """Service → pid of what a killed `up` left running here, empty while a stack runs; `reserved`: the folder is the caller's."""
+    if not reserved and _is_held(state_dir):
+        return {}
+    return {service: pid for service, file in _PID_FILES.items() if (pid := _pid_in(state_dir / file)) is not None}
 
 
 def key_of_running(state_dir: Path) -> str | None:
     """The fingerprint of the key that the running stack works with, None when none runs."""
     found = _read(state_dir).get(_KEY) if _is_held(state_dir) else None
     return str(found) if found else None
+
+
+def publish(state_dir: Path, found: Mapping[str, str], key: str) -> None:
+    """Let other terminals find what runs here, by these variables; `key` is the key's fingerprint."""
+    _write(state_dir, {"environment": found, _KEY: key, "pid": os.getpid()})
+
+
+def withdraw(state_dir: Path) -> None:
+    """Nobody is to find what ends now, or what ended before."""
+    (state_dir / _FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -59,31 +89,9 @@ def reserved(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-@contextmanager
-def start(state_dir: Path, *, shared: Mapping[str, str], key: str) -> Iterator[Mapping[str, str]]:
-    """Postgres and, where a program is found, Redis, in a folder that is reserved; ended at the end. Raises Misconfigured.
-
-    `shared` are settings that other terminals must have alike, `key` is the key's fingerprint.
-    """
-    _end_leftover(state_dir)
-    (state_dir / _FILE).unlink(missing_ok=True)
-    with ExitStack() as closing:
-        postgres = embedded.start_postgres(state_dir / "postgres")
-        closing.callback(postgres.stop)
-        redis = embedded.start_redis(state_dir / "redis")
-        if redis is not None:
-            closing.callback(redis.stop)
-        environment = {**shared, "DATABASE_URL": postgres.url.reveal()}
-        if redis is not None:
-            environment["REDIS_URL"] = redis.url.reveal()
-        closing.callback((state_dir / _FILE).unlink, missing_ok=True)
-        _write(state_dir, {"environment": environment, _KEY: key, "pid": os.getpid(), "redis_pid": redis.pid if redis else None})
-        yield environment
-
-
-def database_url(environment: Mapping[str, str]) -> Secret:
+def database_url(found: Mapping[str, str]) -> Secret:
     """The stack's own Postgres."""
-    return Secret(environment["DATABASE_URL"])
+    return Secret(found["DATABASE_URL"])
 
 
 def _read(state_dir: Path) -> dict[str, object]:
@@ -127,12 +135,11 @@ def _is_held(state_dir: Path) -> bool:
         os.close(descriptor)
 
 
-def _end_leftover(state_dir: Path) -> None:
-    """A stack that was killed leaves its Redis behind; Postgres finds its own leftover by itself."""
-    pid = _read(state_dir).get("redis_pid")
-    if not isinstance(pid, int):
-        return
-    with suppress(OSError):
+def _pid_in(file: Path) -> int | None:
+    """The process that the file names, when it lives and works in the file's folder: the number may be somebody else's by now."""
+    try:
+        pid = int(file.read_text().split()[0])
         # By its working folder, because Redis writes over its own command line.
-        if Path(f"/proc/{pid}/cwd").resolve() == (state_dir / "redis").resolve():
-            os.kill(pid, signal.SIGTERM)
+        return pid if Path(f"/proc/{pid}/cwd").resolve(strict=True) == file.parent.resolve() else None
+    except (OSError, ValueError, IndexError):
+        return None

@@ -6,7 +6,8 @@ memory. No thread and no connection exists before the fork; each child opens its
 A process that is frozen for longer than a lease has lost its work for good: it is killed, and a fresh one is started.
 
 SIGTERM, SIGINT or SIGHUP once: children stop claiming, reach their next commit, leave. Twice: they are killed, and their
-leases do the rest.
+leases do the rest. The exit code is 130 when a SIGINT was among them; else 0, or 1 when processes had to be killed, because a
+service manager that lost its patience must not take that for a clean stop.
 """
 
 import gc
@@ -23,12 +24,18 @@ from typing import Final, NoReturn
 
 import structlog
 
+from worker.errors import WorkerError
+
 log = structlog.get_logger()
 
 #: Seconds between two starts of a process that keeps dying: at once, then growing.
 PAUSES: Final = (0.0, 0.5, 1.0, 2.0, 5.0)
 #: A process that lived this long, in seconds, is not one that keeps dying.
 _SETTLED_S = 20.0
+#: Seconds between two looks at what else is kept alive.
+_KEEP_S: Final = 1.0
+#: What a shell shows for a program that Ctrl-C ended.
+_INTERRUPTED: Final = 128 + signal.SIGINT
 _STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Main = Callable[[], int]
@@ -41,9 +48,19 @@ def stop_signals() -> list[signal.Signals]:
 
 
 class Supervisor:
-    """Keeps one process for each name alive until it is told to stop. One that is frozen for `frozen_s` seconds is replaced."""
+    """Keeps one process for each name alive until it is told to stop. One that is frozen for `frozen_s` seconds is replaced.
 
-    def __init__(self, mains: Mapping[str, Main], *, frozen_s: float, pauses: Sequence[float] = PAUSES) -> None:
+    `keep` is called each second or sooner, for what these processes stand on; a WorkerError of it stops them all.
+    """
+
+    def __init__(
+        self,
+        mains: Mapping[str, Main],
+        *,
+        frozen_s: float,
+        pauses: Sequence[float] = PAUSES,
+        keep: Callable[[], None] | None = None,
+    ) -> None:
         self._mains = dict(mains)
         self._pauses = pauses
         self._frozen_s = frozen_s
@@ -53,6 +70,9 @@ class Supervisor:
         self._deaths: dict[str, int] = dict.fromkeys(mains, 0)
         self._due: dict[str, float] = dict.fromkeys(mains, 0.0)
         self._stops = 0
+        self._keep = keep
+        self._fault: WorkerError | None = None
+        self._interrupted = False
         self._children_watch, self._alive = os.pipe()
         self._signals, wakeup = socket.socketpair()
         for end in (self._signals, wakeup):
@@ -60,7 +80,7 @@ class Supervisor:
         self._wakeup = wakeup
 
     def run(self) -> int:
-        """Until every process has left after a stop. Answers 0, or 1 when one had to be killed."""
+        """Until every process has left after a stop. Answers the exit code, see above; raises what `keep` raised."""
         before = {number: signal.signal(number, self._on_stop) for number in stop_signals()}
         before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno())
@@ -74,12 +94,21 @@ class Supervisor:
             self._sleep()
             self._look_at_children()
             self._kill_frozen()
+            self._keep_alive()
         signal.set_wakeup_fd(-1)
         for number, action in before.items():
             signal.signal(number, action)
+        if self._fault is not None:
+            raise self._fault
+        if self._interrupted:
+            return _INTERRUPTED
         return 1 if killed else 0
 
-    def _on_stop(self, *_: object) -> None:
+    def _on_stop(self, number: int, _: object) -> None:
+        self._interrupted |= number == signal.SIGINT
+        self._stop()
+
+    def _stop(self) -> None:
         self._stops += 1
         for pid in self._pids:
             with suppress(ProcessLookupError):  # buried in this very moment
@@ -131,7 +160,8 @@ class Supervisor:
         running = set(self._pids.values())
         waits = [due - monotonic() for name, due in self._due.items() if name not in running and not self._stops]
         waits += [since + self._frozen_s - monotonic() for since in self._frozen.values()]
-        select.select([self._signals], [], [], max(0.0, min([*waits, 5.0])))
+        longest = 5.0 if self._keep is None else _KEEP_S
+        select.select([self._signals], [], [], max(0.0, min([*waits, longest])))
         try:
             while self._signals.recv(256):
                 pass
@@ -143,6 +173,8 @@ class Supervisor:
             pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             if pid == 0:
                 return
+            if pid not in self._pids:
+                continue  # a service of the stack, or an orphan where we are the first process: none of ours to judge
             if os.WIFSTOPPED(status):
                 self._frozen[pid] = monotonic()
                 continue
@@ -154,14 +186,21 @@ class Supervisor:
         """Its lease has ended, so all that it could do on waking is to leave; nobody else could take its place meanwhile."""
         for pid, since in list(self._frozen.items()):
             if monotonic() >= since + self._frozen_s:
-                log.warning("process frozen", name=self._pids.get(pid), pid=pid, seconds=self._frozen_s)
+                log.warning("process frozen", name=self._pids[pid], pid=pid, seconds=self._frozen_s)
                 self._frozen.pop(pid)
                 os.kill(pid, signal.SIGKILL)
 
-    def _bury(self, pid: int, status: int) -> None:
-        name = self._pids.pop(pid, None)
-        if name is None:
+    def _keep_alive(self) -> None:
+        if self._keep is None or self._stops:
             return
+        try:
+            self._keep()
+        except WorkerError as error:
+            self._fault = error
+            self._stop()
+
+    def _bury(self, pid: int, status: int) -> None:
+        name = self._pids.pop(pid)
         lived = monotonic() - self._born[name]
         self._deaths[name] = 0 if lived > _SETTLED_S else self._deaths[name] + 1
         pause = self._pauses[min(max(self._deaths[name] - 1, 0), len(self._pauses) - 1)]

@@ -1,6 +1,7 @@
 """`run`, `migrate`, and what they say where they cannot begin."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_why_postgres_does_not_answer_is_said(shell: Shell, postgres: str) -> No
         == "open database: the server has no such database or user"
     )
     assert shell("jobs", "list", DATABASE_URL="postgresql://h.invalid/x").error == "open database: its host name is not known"
+
+
+def test_a_socket_on_which_nothing_listens_is_said_to_be_one_whether_it_is_there_or_not(shell: Shell, tmp_path: Path) -> None:
+    url = f"postgresql:///x?host={tmp_path}"
+    absent = shell("jobs", "list", DATABASE_URL=url)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / ".s.PGSQL.5432"))
+    refused = shell("jobs", "list", DATABASE_URL=url)
+
+    assert absent == refused
+    assert (absent.code, absent.error) == (3, "open database: nothing listens at its socket")
+    assert absent.hint == "start Postgres, or mend DATABASE_URL; `up` starts its own again by itself"
 
 
 @pytest.mark.parametrize("url", ["mysql://ada:hunter2@h/x", "not a url hunter2", "postgresql://ada:hunter2@h:port/x"])

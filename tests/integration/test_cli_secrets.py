@@ -1,13 +1,18 @@
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
+from config import settings
 from tasks.catalogue import KINDS
-from tests.commands import Shell
+from tests.commands import Shell, rows
 from tests.conftest import Database
 from tests.toys import remember
+from worker.assembly import assemble
 from worker.crypto import keyring
+from worker.domain import Secret
+from worker.errors import Misconfigured
 from worker.store import secrets as store
 
 VALUE = "hunter2-öß"
@@ -92,3 +97,76 @@ def test_no_value_is_in_what_an_unexpected_failure_prints(shell: Shell, database
     assert ran.error == "run command: internal error IntegrityError"
     assert "Traceback" in ran.err
     assert VALUE not in ran.err
+
+
+@pytest.mark.parametrize(
+    "command", [["run"], ["secrets", "set", "B"], ["workspaces", "create", "--name", "a", "--secret", "B"]], ids=" ".join
+)
+def test_no_second_key_is_made_for_a_database_that_holds_sealed_secrets(shell: Shell, tmp_path: Path, command: list[str]) -> None:
+    shell("secrets", "set", "A", stdin="v")
+    elsewhere = tmp_path / "elsewhere"
+
+    refused = shell(*command, stdin="v", MOLECULE_WORKER_STATE_DIR=str(elsewhere))
+
+    said = f"make key: 1 stored secret is sealed under another one, which is not in {elsewhere}"
+    assert (refused.code, refused.error) == (2, said)
+    assert "SECRETS_ENCRYPTION_KEY" in refused.hint
+    assert not (elsewhere / keyring.KEY_FILE).exists()
+    assert (shell("workspaces", "list").err, shell("doctor", "--json").out.count("do not open")) == ("no workspaces\n", 0)
+
+
+def test_a_worker_that_celery_starts_by_itself_makes_no_second_key_either(shell: Shell, database: Database, tmp_path: Path) -> None:
+    shell("secrets", "set", "A", stdin="v")
+    own = settings.load({"MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path / "elsewhere")})
+
+    with ExitStack() as closing, pytest.raises(Misconfigured, match="sealed under another one"):
+        assemble(own, database.engine, 1, closing)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_key_is_made_beside_secrets_that_nobody_sealed(shell: Shell, database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO global_secrets (key, encrypted_value, encryption_version) VALUES ('P', 'v', 0)"))
+
+    assert shell("secrets", "set", "A", stdin="v").code == 0
+    assert shell("secrets", "set", "A", stdin="w").code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["secrets", "set", "B"], ["workspaces", "create", "--name", "a", "--secret", "B"]], ids=" ".join
+)
+def test_nothing_is_sealed_under_a_key_that_opens_nothing_of_what_is_stored(
+    shell: Shell, database: Database, tmp_path: Path, command: list[str]
+) -> None:
+    shell("secrets", "set", "A", stdin="v")
+    another = {"SECRETS_ENCRYPTION_KEY": "ab" * 32}
+
+    refused = shell(*command, stdin="v", **another)
+
+    assert refused.code == 4
+    fingerprint = keyring.parse(Secret("ab" * 32)).fingerprint()
+    assert refused.error.startswith(f"seal secret: the key here, {fingerprint}, opens none of the 1 that are stored")
+    assert rows(database)["public.global_secrets"] == 1
+    assert rows(database)["public.workspaces"] == 0
+
+    assert shell("secrets", "unset", "A").code == 0
+    assert shell(*command, stdin="v", **another).code == 0
+
+
+def test_a_secret_whose_key_is_lost_may_be_set_again_and_one_of_another_scope_is_not_meant(shell: Shell) -> None:
+    shell("secrets", "set", "A", stdin="v")
+    ident = workspace(shell)
+    another = {"SECRETS_ENCRYPTION_KEY": "ab" * 32}
+
+    assert shell("secrets", "set", "A", "--workspace", ident, stdin="v", **another).code == 4
+    assert shell("secrets", "set", "A", stdin="v", **another).code == 0
+
+
+def test_a_single_damaged_secret_keeps_nobody_from_setting_another(shell: Shell, database: Database) -> None:
+    for name in ("A", "B"):
+        shell("secrets", "set", name, stdin="v")
+    with database.engine.begin() as connection:
+        flipped = "set_byte(encrypted_value, 20, 255 - get_byte(encrypted_value, 20))"
+        connection.execute(text(f"UPDATE global_secrets SET encrypted_value = {flipped} WHERE key = 'A'"))
+
+    assert shell("secrets", "set", "C", stdin="v").code == 0

@@ -16,10 +16,7 @@ from tests.model.rules import may_move
 from tests.model.store import Store
 from tests.waiting import until
 from worker.engine.drive import Record
-from worker.engine.machine import (
-    Done,
-    Result,
-)
+from worker.engine.machine import Done, Result
 from worker.engine.walk import Claimed
 from worker.store import requests
 from worker.store.jobs import NAMESPACE

@@ -59,6 +59,14 @@ class Claiming:
         due = any(job.state in {"queued", "waiting"} and job.run_at <= self.now for job in self.jobs.values())
         return not due and all(child.told or child.state is None for child in self.children)
 
+    def stops(self, process: int) -> frozenset[str]:
+        """The running jobs of a process that must come to their boundary."""
+        return frozenset(job.id for job in self._run_by(process) if job.stop)
+
+    def live(self) -> list[Job]:
+        """Jobs that have not ended."""
+        return [job for job in self.jobs.values() if job.state in LIVE]
+
     def is_paused(self, job: Job) -> bool:
         """Whether a pause holds it."""
         return any(what in {("all", ""), ("kind", job.kind.name), ("org", job.org)} for what in self.pauses)

@@ -337,10 +337,6 @@ class Store(Claiming):
             why = {"undoing": job.error} if job.direction == "back" else {}
             job.state, job.error = "blocked", {"code": "crash_loop", **why}
 
-    def stops(self, process: int) -> frozenset[str]:
-        """The running jobs of a process that must come to their boundary."""
-        return frozenset(job.id for job in self._run_by(process) if job.stop)
-
     def past(self, job: Job) -> Mapping[tuple[str, int], StepRow]:
         """What a claim answers of earlier ones."""
         return job.steps
@@ -348,7 +344,3 @@ class Store(Claiming):
     def passed(self, job: Job, direction: str) -> set[int]:
         """Positions that are done or skipped."""
         return {at for (way, at), row in job.steps.items() if way == direction and row.status in PASSED}
-
-    def live(self) -> list[Job]:
-        """Jobs that have not ended."""
-        return [job for job in self.jobs.values() if job.state in LIVE]

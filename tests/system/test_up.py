@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,11 @@ from sqlalchemy import text
 from tests.commands import Shell, end
 from tests.waiting import until
 from worker import embedded, stack
+from worker.crypto import keyring
 from worker.domain import Secret
 from worker.store import connect
 
+ROOT = Path(__file__).parent.parent.parent
 #: What the provision that fails on purpose leaves in the log.
 _EXPECTED = {"secret cannot be opened", "step failed"}
 
@@ -64,7 +67,7 @@ def terminal() -> Iterator[Terminal]:
     with new_folder() as folder, up(folder, shell_of(folder)) as running:
         yield running
         code, out, log = end(running.daemon, signal.SIGINT)
-        assert (code, out) == (0, "")
+        assert (code, out) == (130, "")
         assert_clean(log)
         assert left(folder) == []
         assert running.shell("jobs", "list").code == 3
@@ -204,6 +207,9 @@ def test_a_killed_stack_is_taken_over_and_a_closed_terminal_ends_it(folder: Path
         os.kill(terminal.daemon.pid, signal.SIGKILL)
         terminal.daemon.communicate(timeout=30)
         assert shell("jobs", "list").code == 3
+        [said] = [check for check in json.loads(shell("doctor", "--json").out)["checks"] if check["name"] == "postgres"]
+        assert said["said"] == f"no `up` runs in {folder}; left over from one that was killed: postgres, redis"
+        assert said["mend"] == "start `molecule-worker up` again: it takes them over"
 
         with up(folder, shell) as again:
             assert [w["id"] for w in json.loads(shell("workspaces", "list", "--json").out)] == [ident]
@@ -256,3 +262,80 @@ def test_without_a_redis_program_it_runs_and_says_so(folder: Path, shell: Shell,
     assert code == 0
     assert "no redis-server here: doorbells are off, and jobs start up to a second later" in log
     assert left(folder) == []
+
+
+def test_a_postgres_and_a_redis_that_were_killed_are_started_again_where_they_were(folder: Path, shell: Shell) -> None:
+    with up(folder, shell) as terminal:
+        ident = shell("workspaces", "create", "--name", "ada", "--wait").out.strip()
+        before = stack.running(folder)
+        pids = {name: int((folder / file).read_text().split()[0]) for name, file in stack._PID_FILES.items()}
+        os.kill(terminal.daemon.pid, signal.SIGSTOP)  # so that doctor sees what lasts an instant
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        mends = {check["name"]: check["mend"] for check in json.loads(shell("doctor", "--json").out)["checks"]}
+        os.kill(terminal.daemon.pid, signal.SIGCONT)
+        until(lambda: doctor_is_content(shell), within=30, what="all is well again")
+
+        assert {mends[name] for name in ("postgres", "redis", "broker")} == {
+            "`up` starts it again within seconds; where it does not, read what `up` says"
+        }
+        assert stack.running(folder) == before
+        assert [w["id"] for w in json.loads(shell("workspaces", "list", "--json").out)] == [ident]
+        assert shell("workspaces", "delete", ident, "--wait").code == 0
+        code, _, log = end(terminal.daemon)
+
+    assert code == 0
+    again = [json.loads(line)["service"] for line in log.splitlines() if "service ended and was started again" in line]
+    assert sorted(again) == ["postgres", "redis"]
+    assert left(folder) == []
+
+
+def doctor_is_content(shell: Shell) -> bool:
+    return shell("doctor").err == "18 ok, 0 warning, 0 wrong\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_stop_before_it_is_ready_ends_all_that_was_started(folder: Path, shell: Shell, number: int, code: int) -> None:
+    daemon = shell.start("up", MOLECULE_BACKEND="memory", MOLECULE_WORKER_RECEIVER_ADDR=f"127.0.0.1:{embedded.free_port()}")
+    until((folder / "postgres").exists, what="Postgres is being started")
+
+    assert end(daemon, number)[0] == code
+    until(lambda: left(folder) == [], what="what was being started has left")
+
+
+def test_a_key_that_is_gone_is_not_replaced_while_secrets_are_sealed_under_it(folder: Path, shell: Shell) -> None:
+    with up(folder, shell):
+        assert shell("secrets", "set", "A", stdin="v").code == 0
+    key = (folder / keyring.KEY_FILE).read_text()
+    (folder / keyring.KEY_FILE).unlink()
+    refused = shell("up", MOLECULE_BACKEND="memory", MOLECULE_WORKER_RECEIVER_ADDR=f"127.0.0.1:{embedded.free_port()}")
+
+    assert (refused.code, refused.error) == (2, f"make key: 1 stored secret is sealed under another one, which is not in {folder}")
+    assert not (folder / keyring.KEY_FILE).exists()
+    assert left(folder) == []
+    with up(folder, shell, SECRETS_ENCRYPTION_KEY=key.strip()) as again:
+        assert works(again)
+
+
+def test_celerys_own_tools_find_the_stack_by_its_state_folder(terminal: Terminal) -> None:
+    argv = [sys.executable, "-m", "celery", "-A", "worker.app", "inspect", "ping", "--json", "--timeout", "5"]
+    done = subprocess.run(argv, env=terminal.shell.environment(), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(json.loads(done.stdout).values()) == [{"ok": "pong"}]
+
+
+@pytest.mark.parametrize(("level", "seen"), [("INFO", {"backend answers", "ready"}), ("WARNING", set())])
+def test_a_worker_that_celery_starts_by_itself_logs_as_ours_do(terminal: Terminal, level: str, seen: set[str]) -> None:
+    argv = [sys.executable, "-m", "celery", "-A", "worker.app", "worker", "--hostname", "alone@%h", "--loglevel", "DEBUG"]
+    around = terminal.shell.environment(MOLECULE_WORKER_LOG_LEVEL=level)
+    pipe = subprocess.PIPE
+    alone = subprocess.Popen(argv, env=around, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+    alive = "SELECT count(*) FROM worker.processes WHERE lease_until > clock_timestamp() AND cardinality(queues) > 0"
+    until(lambda: sql(terminal, alive) == 2 or alone.poll() is not None, within=30, what="it is at work beside the daemon's own")
+    alone.terminate()
+    _, log = alone.communicate(timeout=60)
+
+    lines = [json.loads(line) for line in log.splitlines() if line and not line.startswith("worker: ")]
+    assert {line["event"] for line in lines} >= seen
+    assert {line["level"] for line in lines} <= ({"info"} if seen else set())

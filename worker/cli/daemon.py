@@ -66,11 +66,12 @@ def run(*, only: tuple[str, ...], concurrency: int | None, queues: str | None) -
 def up() -> int:
     """Start Postgres and Redis from their wheels, then the daemon; other terminals find it by its state folder.
 
-    The folder is MOLECULE_WORKER_STATE_DIR. Ctrl-C ends everything; what is stored stays for the next time.
+    The folder is MOLECULE_WORKER_STATE_DIR. Ctrl-C ends everything; what is stored stays for the next time. Of the two, one that
+    ends by itself is started again; when it does not stay, all ends with exit code 3.
     """
     from config import settings as environment
-    from worker import stack
-    from worker.assembly import static_key
+    from worker import stack, upkeep
+    from worker.assembly import has_key, static_key
 
     own = context.settings_of_environment()
     if own.database_url is not None:
@@ -79,16 +80,33 @@ def up() -> int:
     _set_up_logs(environment.load())
     with _ended_by_any_signal(), stack.reserved(own.state_dir):
         _refuse_taken(own)
-        key = static_key(own).fingerprint()
+        if has_key(own):
+            static_key(own)  # refused before anything starts; one that is made waits until the database was asked
         shared = {name: str(value) for name, field in _SHARED.items() if (value := getattr(own, field)) is not None}
-        with stack.start(own.state_dir, shared=shared, key=key) as found, _undisturbed_end():
-            os.environ.update(found)
-            if "REDIS_URL" not in found:
+        with upkeep.start(own.state_dir, shared=shared, key_of=_key_of) as started, _undisturbed_end():
+            os.environ.update(started.environment)
+            if "REDIS_URL" not in started.environment:
                 words.say("no redis-server here: doorbells are off, and jobs start up to a second later")
             ready = environment.load()
             bring_to_head(ready)
             words.say(f"the stack is up; its state is in {own.state_dir}")
-            return supervise(ready, _PARTS)
+            return supervise(ready, _PARTS, keep=started.keep)
+
+
+def _key_of(found: "Mapping[str, str]") -> str:
+    """The fingerprint of the key that this stack works with, made where there is none and nothing is sealed under another."""
+    from config import settings as environment
+    from worker.assembly import refuse_new_key, static_key
+    from worker.store import connect
+
+    own = environment.load({**os.environ, **found})
+    engine = connect.open_engine(context.database_url(own), name="key", size=1)
+    try:
+        with connect.reached(), engine.connect() as connection:
+            refuse_new_key(own, connection)
+    finally:
+        engine.dispose()
+    return static_key(own).fingerprint()
 
 
 def bring_to_head(own: "Settings") -> None:
@@ -116,8 +134,13 @@ def catalogue() -> "Mapping[str, Kind]":
     return app.kinds
 
 
-def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float] | None = None) -> int:
-    """Fork the processes and keep them alive until a signal. `pauses`: seconds before a process that died starts again."""
+def supervise(
+    own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float] | None = None, keep: Callable[[], None] | None = None
+) -> int:
+    """Fork the processes and keep them alive until a signal, and with `keep` what they stand on.
+
+    `pauses`: seconds before a process that died starts again.
+    """
     from worker import daemons, meter_folder
     from worker.assembly import static_key
     from worker.broker import errors_of
@@ -134,16 +157,18 @@ def supervise(own: "Settings", parts: tuple[str, ...], *, pauses: Sequence[float
             mains |= {place: partial(daemons.jobs, place, folder) for place in (f"jobs-{n}" for n in range(1, own.processes + 1))}
         # Whatever the parts, because only a process of this daemon can add up what its processes count.
         mains["singleton"] = partial(daemons.singleton, parts=parts, folder=folder, stop=Event())
-        return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES).run()
+        return Supervisor(mains, frozen_s=own.lease_s, pauses=pauses or PAUSES, keep=keep).run()
 
 
 def _refuse_unready(own: "Settings") -> None:
     """Here and not in the children, because those would be started again and again."""
+    from worker.assembly import refuse_new_key
     from worker.store import kinds, migrate
 
     engine = context.open_database(own)
     with engine.connect() as connection:
         migrate.refuse_other(connection)
+        refuse_new_key(own, connection)
         stale = kinds.differing(connection, catalogue().values())
     engine.dispose()
     if stale:
@@ -178,10 +203,12 @@ def _ended_by_any_signal() -> Iterator[None]:
     """Until the supervisor takes over, a SIGTERM or a closed terminal ends the stack in order, as Ctrl-C does."""
     from worker.supervisor import stop_signals
 
-    def interrupt(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def leave(number: int, _: object) -> NoReturn:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(words.DONE)
 
-    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
+    before = {number: signal.signal(number, leave) for number in stop_signals()}
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -14,6 +15,7 @@ from worker.errors import Misconfigured
 if TYPE_CHECKING:
     from config.settings import Settings
 
+_SERVICES: Final = ("postgres", "redis", "broker")
 _STYLES: Final = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red"}
 
 
@@ -49,9 +51,24 @@ def _examined() -> Iterator[Finding]:
         yield faulty("settings", error)
         return
     yield ok("settings", _summary(own))
-    yield from checks_store.findings(own)
-    yield from checks_host.findings(own)
+    for finding in (*checks_store.findings(own), *checks_host.findings(own)):
+        yield _of_embedded(own, finding)
     yield from checks_watch.findings(own)
+
+
+def _of_embedded(own: "Settings", finding: Finding) -> Finding:
+    """The finding as it stands for whoever uses the services of `up`, which nobody else starts."""
+    from worker import stack
+
+    if finding.name not in _SERVICES or not finding.mend:
+        return finding
+    if own.database_url is None and (left := stack.left_over(own.state_dir)):
+        said = f"no `up` runs in {own.state_dir}; left over from one that was killed: {', '.join(sorted(left))}"
+        return replace(finding, said=said, mend="start `molecule-worker up` again: it takes them over")
+    url = stack.running(own.state_dir).get("DATABASE_URL")
+    if url is None or own.database_url is None or own.database_url.get_secret_value() != url:
+        return finding
+    return replace(finding, mend="`up` starts it again within seconds; where it does not, read what `up` says")
 
 
 def _summary(own: "Settings") -> str:

@@ -1,14 +1,21 @@
 """`secrets`: values come from a prompt, stdin or a dotenv file, never from argv, because argv is visible to every user."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from worker.cli import context, words
 from worker.domain import Secret, WorkspaceId
 from worker.errors import Refused
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from config.settings import Settings
+    from worker.crypto.keyring import StaticKey
 
 _NEVER = "pipe the value in or type it at the prompt; change the one that was typed, the shell's history has it"
 
@@ -107,11 +114,33 @@ def from_file(path: Path, *, own: bool) -> dict[str, Secret]:
     return found
 
 
+def sealing_key(
+    connection: "Connection", own: "Settings", replaced: Collection[str], workspace: WorkspaceId | None = None
+) -> "StaticKey":
+    """The key to seal under, made where there is none. Raises Misconfigured, and Unsafe for one that opens nothing of what stays.
+
+    `replaced` are the names that are set: the workspace's own, or the global ones.
+    """
+    from worker.assembly import refuse_new_key
+    from worker.store import secrets as store
+
+    refuse_new_key(own, connection)
+    key = context.load_key(own)
+    closed = store.sealed_under_another(connection, key, replaced, workspace)
+    if closed:
+        raise words.Unsafe(
+            f"seal secret: the key here, {key.fingerprint()}, opens none of the {closed} that are stored, so no key would open all",
+            hint="set SECRETS_ENCRYPTION_KEY to the key that sealed them; where it is lost, `secrets unset` them first",
+        )
+    return key
+
+
 def _store(values: Mapping[str, Secret], workspace: WorkspaceId | None) -> None:
     from worker.store import secrets as store
 
-    sealing = context.load_key(context.settings())
+    own = context.settings()
     with context.writing() as connection:
+        sealing = sealing_key(connection, own, values, workspace)
         for name, value in values.items():
             store.seal_into(connection, sealing, name, value, workspace)
 

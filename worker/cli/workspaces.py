@@ -191,12 +191,13 @@ def _store(
     own: "Settings", engine: "Engine", wanted: "NewWorkspace", org: str, values: Mapping[str, Secret]
 ) -> tuple[WorkspaceId, str]:
     from config.settings import runtimes
+    from worker.cli import secrets
     from worker.store import requests
     from worker.store import secrets as sealed
     from worker.store import workspaces as store
 
-    key = context.load_key(own) if values else None
     with engine.begin() as connection:
+        key = secrets.sealing_key(connection, own, ()) if values else None
         names.tell_org(connection, org)
         place = Placement(org, own.backend, own.docker_host)
         workspace_id = store.create(connection, wanted, place, runtimes().runtimes)

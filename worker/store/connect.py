@@ -39,8 +39,13 @@ _MEANINGS: Final = (
     ("no pg_hba.conf entry", "the server refuses this user from here", "let it in with a line in the server's pg_hba.conf"),
     ("does not exist", "the server has no such database or user", "create it, or mend DATABASE_URL"),
     ("could not translate host name", "its host name is not known", "mend the host in DATABASE_URL"),
+    # Before the row below, because a server that was killed leaves its socket behind; the embedded one listens on nothing else.
+    (
+        "on that socket",
+        "nothing listens at its socket",
+        "start Postgres, or mend DATABASE_URL; `up` starts its own again by itself",
+    ),
     ("connection refused", "nothing listens at its host and port", "start Postgres, or mend DATABASE_URL"),
-    ("no such file or directory", "nothing listens at its socket", "start Postgres, or mend DATABASE_URL"),
     ("timeout expired", "it did not answer in time", "is the host up, and does a firewall let us through?"),
     ("too many clients", "it has no connection to spare", "raise max_connections, or run fewer workers"),
     ("remaining connection slots", "it has no connection to spare", "raise max_connections, or run fewer workers"),

@@ -3,13 +3,14 @@
 Every function works in the caller's transaction. Values are `Secret` and never leave by a message or the log.
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import CompoundSelect, Connection, Row, delete, func, literal, select, union_all
+from sqlalchemy import CompoundSelect, Connection, Row, and_, delete, false, func, literal, not_, select, union_all
 from sqlalchemy.dialects.postgresql import insert
 
 from worker.crypto import envelope
@@ -20,6 +21,9 @@ from worker.forbidden import Scope, is_name, refuse_forbidden, refuse_name
 from worker.store.tables import global_secrets, workspace_secrets, workspaces
 
 log = structlog.get_logger()
+
+#: As many of the newest are opened to see whether a key fits.
+_MOST: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,13 @@ def names(connection: Connection, workspace_id: WorkspaceId | None = None) -> li
     return [found[name] for name in sorted(found)]
 
 
-def sealed_otherwise(connection: Connection, key: StaticKey | None, most: int = 1000) -> tuple[int, int]:
-    """Of the newest `most` stored secrets: how many were looked at, and how many this key does not open."""
+def sealed_otherwise(connection: Connection, key: StaticKey | None, most: int = _MOST) -> tuple[int, int]:
+    """Of the newest `most` stored secrets: how many were looked at, and how many this key does not open.
+
+    None at all before the first migration.
+    """
+    if connection.execute(select(func.to_regclass("public.global_secrets"))).scalar() is None:
+        return 0, 0
     stored = union_all(
         *(
             select(table.c.encrypted_value, table.c.encryption_version, table.c.updated_at)
@@ -87,6 +96,26 @@ def sealed_otherwise(connection: Connection, key: StaticKey | None, most: int = 
     ).subquery()
     rows = connection.execute(select(stored).order_by(stored.c.updated_at.desc()).limit(most)).all()
     return len(rows), sum(not _opens(row, key) for row in rows)
+
+
+def sealed_under_another(
+    connection: Connection, key: StaticKey, replaced: Collection[str], workspace_id: WorkspaceId | None = None
+) -> int:
+    """How many secrets stay stored and sealed when this key opens none of them; 0 when it opens one, or there is none.
+
+    `replaced` are the names that are about to be written over: the workspace's own, or the global ones.
+    """
+    its_own = false() if workspace_id is None else workspace_secrets.c.workspace_id == workspace_id
+    stored = union_all(
+        *(
+            select(table.c.encrypted_value, table.c.encryption_version, table.c.updated_at).where(
+                table.c.encryption_version != envelope.PLAIN, not_(and_(scope, table.c.key.in_(replaced)))
+            )
+            for table, scope in ((global_secrets, literal(workspace_id is None)), (workspace_secrets, its_own))
+        )
+    ).subquery()
+    rows = connection.execute(select(stored).order_by(stored.c.updated_at.desc()).limit(_MOST)).all()
+    return 0 if any(_opens(row, key) for row in rows) else len(rows)
 
 
 def remove(connection: Connection, name: str, workspace_id: WorkspaceId | None = None) -> bool:
