@@ -73,6 +73,7 @@ class Supervisor:
         self._keep = keep
         self._fault: WorkerError | None = None
         self._interrupted = False
+        self._killed = False
         self._children_watch, self._alive = os.pipe()
         self._signals, wakeup = socket.socketpair()
         for end in (self._signals, wakeup):
@@ -87,9 +88,7 @@ class Supervisor:
         # What lives now lives on in every child: a collection there would write to each object's header and so unshare it.
         gc.collect()
         gc.freeze()
-        killed = False
         while self._pids or not self._stops:
-            killed |= self._stops > 1
             self._start_due()
             self._sleep()
             self._look_at_children()
@@ -102,7 +101,7 @@ class Supervisor:
             raise self._fault
         if self._interrupted:
             return _INTERRUPTED
-        return 1 if killed else 0
+        return 1 if self._killed else 0
 
     def _on_stop(self, number: int, _: object) -> None:
         self._interrupted |= number == signal.SIGINT
@@ -110,6 +109,8 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stops += 1
+        # Here and not in the loop, which may bury the last of them before it looks.
+        self._killed |= self._stops > 1 and bool(self._pids)
         for pid in self._pids:
             with suppress(ProcessLookupError):  # buried in this very moment
                 os.kill(pid, signal.SIGTERM if self._stops == 1 else signal.SIGKILL)

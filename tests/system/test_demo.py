@@ -20,6 +20,7 @@ from tests.system.test_up import left
 from tests.waiting import until
 from worker import demo
 from worker.backends.names import INSTALLATION
+from worker.demo_made import Made
 from worker.images.local import LABEL
 
 ROOT = Path(__file__).parent.parent.parent
@@ -139,3 +140,17 @@ def test_ctrl_c_removes_containers_volumes_images_and_the_network() -> None:
     assert client.images(filters={"label": f"{LABEL}installation={installation}"}) == []
     assert not running.folder.exists()
     client.close()
+
+
+class Stubborn(Made):
+    """Its removal is interrupted at once."""
+
+    def remove(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_second_ctrl_c_tells_the_daemon_to_leave_however_early_it_comes(tmp_path: Path) -> None:
+    daemon = subprocess.Popen(["sleep", "600"])
+
+    assert demo._removed(Stubborn(tmp_path, on_docker=False, daemon=daemon)).startswith("not all of it is gone")
+    assert daemon.wait(10) == -signal.SIGTERM
