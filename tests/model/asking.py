@@ -21,7 +21,7 @@ from worker.engine.machine import (
     Done,
     Result,
 )
-from worker.engine.walk import Claimed
+from worker.engine.walk import Claimed, Reply
 from worker.errors import Refused
 from worker.store import requests
 from worker.store.jobs import NAMESPACE
@@ -282,7 +282,7 @@ class Rows(RuleBasedStateMachine):
         real = self.applier.send(records)
         for claim, record, model in zip(claims, records, self.store.apply_all(records), strict=True):
             reply = real.get(claim.id)
-            assert ((reply.stop, reply.args) if reply else None) == ((model.stop, model.args) if model else None)
+            assert _heard(reply) == _heard(model)
             self.claims.remove(claim)
             self.did["decisions accepted" if model else "decisions refused"] += 1
             if model and record["next"] == "go":
@@ -315,6 +315,10 @@ class Rows(RuleBasedStateMachine):
     def taken(self, claim: Claimed, result: Result) -> Record:
         """The decision of the real engine about this result."""
         return decided(claim, result, self.store.now)
+
+
+def _heard(reply: Reply | None) -> tuple[Any, ...] | None:
+    return (reply.stop, reply.args, reply.error["code"] if reply.error else None) if reply else None
 
 
 def _answer(ask: Callable[[], Any]) -> Any:

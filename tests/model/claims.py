@@ -130,8 +130,8 @@ class Claiming:
         subject.fence += 1
         job.state, job.process, job.fence, job.woken, job.started = "running", process, subject.fence, False, True
         job.claims += 1
-        if job.direction == "forward" and not job.cancel:
-            job.error = None
+        why = job.error if job.direction == "back" or job.cancel else None
+        job.error = (why.get("undoing") or why) if why else None
 
     def _end_holder_for(self, job: Job) -> bool:
         """A delete that finds its subject held by something else ends that, whenever that was enqueued."""

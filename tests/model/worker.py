@@ -314,7 +314,7 @@ class Pen:
         row = job.steps.get((record["direction"], record["position"]))
         if row is None or row.status != "done" or row.fence != record["fence"]:
             return None
-        return Reply(job.stop, job.args, row.facts)
+        return Reply(job.stop, job.args, row.facts, error=job.error if job.cancel else None)
 
 
 def held(job: Job, past: Mapping[tuple[str, int], StepRow], family: Mapping[int, Children], number: int, now: float) -> Held:

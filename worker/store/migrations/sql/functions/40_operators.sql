@@ -142,7 +142,8 @@ BEGIN
     INSERT INTO worker.job_events (job_id, what, actor, detail)
     VALUES (v.id, 'skipped', skip.requested_by, jsonb_build_object('step', skip.step, 'reason', skip.reason, 'error', v.error));
     UPDATE worker.jobs SET state = 'waiting', attempt = 0, crashes = 0, waiting_for = NULL, rung_at = NULL, run_at = clock_timestamp(),
-           due = true, error = CASE WHEN direction = 'back' THEN coalesce(error -> 'undoing', error) END WHERE id = v.id;
+           due = true, error = CASE WHEN direction = 'back' OR cancel_requested_at IS NOT NULL THEN coalesce(error -> 'undoing', error) END
+           WHERE id = v.id;
     PERFORM worker.announce(v.id, 'queued');
     RETURN true;
 END $$;
