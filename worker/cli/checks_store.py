@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
-from worker.cli import checks_operations, context
+from worker.cli import checks_operations, context, words
 from worker.cli.daemon import catalogue
-from worker.cli.finding import Finding, faulty, ok, warning, wrong
+from worker.cli.finding import Finding, Verdict, faulty, ok, warning, wrong
 from worker.crypto import keyring
 from worker.errors import WorkerError
 from worker.store import connect, kinds, migrate
@@ -52,8 +51,6 @@ def _schema(connection: Connection) -> Finding:
         return ok("schema", f"at revision {migrate.refuse_other(connection)}")
     except WorkerError as error:
         return faulty("schema", error)
-    except DBAPIError:
-        return wrong("schema", "this user may not read it", "use the user that ran `molecule-worker migrate`")
 
 
 def _inside(connection: Connection, own: Settings) -> Iterator[Finding]:
@@ -72,19 +69,28 @@ def _invariants(connection: Connection) -> Finding:
     broken = connection.execute(text("SELECT what, which FROM worker.violations")).all()
     if not broken:
         return ok("invariants", "no violation")
-    said = f"{len(broken)} violations, the first: {broken[0].what} ({broken[0].which})"
+    said = f"{words.count(len(broken), 'violation')}, the first: {broken[0].what} ({broken[0].which})"
     return wrong("invariants", said, "this is a fault of the worker: report it with `SELECT * FROM worker.violations`")
 
 
 def _workers(connection: Connection, queue: str) -> Finding:
-    alive = connection.execute(text("SELECT queues FROM worker.processes WHERE lease_until > clock_timestamp()")).scalars().all()
-    served = sorted({name for queues in alive for name in queues})
+    living = text("SELECT host, queues FROM worker.processes WHERE lease_until > clock_timestamp()")
+    alive = connection.execute(living).all()
+    served, nodes = sorted({name for row in alive for name in row.queues}), sorted({row.host for row in alive})
     if not alive:
-        return warning("workers", "no process is alive, so jobs wait", "molecule-worker run")
-    said = f"{len(alive)} alive, queues: {', '.join(served) or 'none'}"
+        return _nobody(connection)
+    said = f"{len(alive)} alive on {words.count(len(nodes), 'node')}: {', '.join(nodes)}; queues: {', '.join(served) or 'none'}"
     if queue not in served:
         return warning("workers", f"{said}; jobs for {queue} wait", "see the backend's own line below; it may have just started")
     return ok("workers", said)
+
+
+def _nobody(connection: Connection) -> Finding:
+    """No process is alive: a warning, and wrong where somebody waits for one."""
+    due = "SELECT EXISTS (SELECT FROM worker.jobs j WHERE j.state IN ('queued', 'waiting', 'running') AND j.due AND NOT j.paused)"
+    if connection.execute(text(due)).scalar_one():
+        return Finding("workers", Verdict.WRONG, "no process is alive, and jobs are due", "molecule-worker run", unreachable=True)
+    return warning("workers", "no process is alive, so jobs wait", "molecule-worker run")
 
 
 def _jobs(connection: Connection) -> Finding:
