@@ -14,8 +14,6 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 PREFIX = "MOLECULE_WORKER_"
-#: How much of a name must agree, its prefix included, before another is taken for what was meant.
-_NEAR = 0.85
 
 
 class UnknownSetting(ValueError):
@@ -193,9 +191,9 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
         return
     import difflib  # noqa: PLC0415  because a typing error is rare and every command passes here
 
-    known = [name for name in known_names() if name.startswith(PREFIX)]
-    near = difflib.get_close_matches(strange[0], known, n=1, cutoff=_NEAR)
-    meant = f"did you mean {near[0]}?" if near else "the README lists those that are"
+    known = [name.removeprefix(PREFIX) for name in known_names() if name.startswith(PREFIX)]
+    near = difflib.get_close_matches(strange[0].removeprefix(PREFIX), known, n=1)
+    meant = f"did you mean {PREFIX}{near[0]}?" if near else "the README lists those that are"
     raise UnknownSetting(f"read settings: {strange[0]} is not known; {meant}")
 
 

@@ -231,6 +231,7 @@ def test_a_global_source_control_token_is_injected_only_where_the_workspace_has_
         ("ADMIN_TOKEN", CANARY, "forbidden_name"),
         ("not a name", CANARY, "bad_name"),
         ("A", f"{CANARY}\x00", "bad_value"),
+        ("A", CANARY.ljust(LARGEST), "too_large"),
         ("A", f"{CANARY}\udcff", "bad_value"),
     ],
 )
