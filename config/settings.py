@@ -185,15 +185,16 @@ def known_names() -> Mapping[str, str]:
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
-    """Raise UnknownSetting for a `MOLECULE_WORKER_*` name that is not in the list, naming the nearest that is."""
+    """Raise UnknownSetting for a `MOLECULE_WORKER_*` name that is not in the list, naming one that is near."""
     strange = sorted(name for name in environment if name.startswith(PREFIX) and name not in known_names())
     if not strange:
         return
     import difflib  # noqa: PLC0415  because a typing error is rare and every command passes here
 
-    known = [name for name in known_names() if name.startswith(PREFIX)]
-    near = difflib.get_close_matches(strange[0], known, n=1, cutoff=0.0)
-    raise UnknownSetting(f"read settings: {strange[0]} is not known; did you mean {near[0]}?")
+    known = [name.removeprefix(PREFIX) for name in known_names() if name.startswith(PREFIX)]
+    near = difflib.get_close_matches(strange[0].removeprefix(PREFIX), known, n=1)
+    meant = f"did you mean {PREFIX}{near[0]}?" if near else "the README lists those that are"
+    raise UnknownSetting(f"read settings: {strange[0]} is not known; {meant}")
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

@@ -164,15 +164,21 @@ def await_registration(passage: Passage, world: World) -> Done | NotYet:
         )
     if seen.presence is Presence.STOPPED and (seen.restarts >= _CRASHES or seen.reason == "oom"):
         why = "it ran out of memory" if seen.reason == "oom" else f"it keeps exiting with code {seen.exit_code}"
-        raise Crashing(f"await registration: {why}", hint=f"molecule-worker workspaces logs {workspace.id}")
+        raise Crashing(f"await registration: {why}", hint=_once_more(passage))
     limit = timedelta(seconds=world.runtimes.deadline_of(workspace.runtime))
     if passage.elapsed >= limit:
         raise Crashing(
             f"await registration: the agent did not register within {limit.total_seconds():g} s",
-            hint=f"molecule-worker workspaces logs {workspace.id}",
+            hint=_once_more(passage),
             code="registration_timeout",
         )
     return NotYet("the agent to register by itself", timedelta(seconds=2))
+
+
+def _once_more(passage: Passage) -> str:
+    """What it printed goes with its container and is kept nowhere, because an agent's output may hold secrets."""
+    again = f"molecule-worker jobs retry {passage.id}"
+    return f"what it printed went with its container: {again}, and while that waits molecule-worker workspaces logs {_id(passage)}"
 
 
 def _id(passage: Passage) -> WorkspaceId:

@@ -133,7 +133,7 @@ def test_a_violated_invariant_is_wrong(shell: Shell, database: Database) -> None
         connection.execute(text("DELETE FROM worker.jobs"))
 
     assert ran.code == 2
-    assert "1 violations, the first: failed without an error" in checks(ran)["invariants"]["said"]
+    assert "1 violation, the first: failed without an error" in checks(ran)["invariants"]["said"]
 
 
 def test_a_key_that_does_not_open_what_is_stored_is_wrong(shell: Shell) -> None:
@@ -187,6 +187,21 @@ def test_what_builds_need_is_looked_at(shell: Shell, tmp_path: Path) -> None:
     assert registry["images"]["verdict"] == "wrong"
 
 
+def test_a_git_server_that_does_not_answer_is_a_warning(shell: Shell, database: Database, tmp_path: Path) -> None:
+    docker = {"MOLECULE_BACKEND": "docker", "DOCKER_HOST": f"unix://{tmp_path}/docker.sock", "MOLECULE_GITEA_TOKEN": "hunter2"}
+    with served(receiver(database.engine, Cache(None), saas=False)) as server:
+        there = f"http://127.0.0.1:{server.base_url.port}/o/t-"
+        prefixes = [there, f"http://127.0.0.1:{embedded.free_port()}/o/t-", "https://git.invalid/o/t-"]
+        given = [{**docker, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": prefix} for prefix in prefixes]
+        answering, silent, unknown = (checks(ran)["templates"] for ran in shell.each("doctor", "--json", given=given))
+
+    assert (answering["verdict"], answering["said"]) == ("ok", f"{there}…, with a token")
+    assert (silent["verdict"], unknown["verdict"]) == ("warning", "warning")
+    assert silent["said"].endswith(": no connection; builds wait until it answers")
+    assert unknown["said"] == "https://git.invalid/o/t-…, with a token: its name does not resolve; builds wait until it answers"
+    assert {silent["mend"], unknown["mend"]} == {"is the git server up, and reachable from here?"}
+
+
 def test_a_receiver_is_known_by_its_answer(shell: Shell, database: Database) -> None:
     with served(receiver(database.engine, Cache(None), saas=False)) as ours, platform() as other:
         addresses = [{"MOLECULE_WORKER_RECEIVER_ADDR": f"127.0.0.1:{port}"} for port in (ours.base_url.port, other.port)]
@@ -198,14 +213,15 @@ def test_a_receiver_is_known_by_its_answer(shell: Shell, database: Database) -> 
     assert checks(elsewhere)["receiver"]["said"] == "not ours: workspaces register at PLATFORM_URL"
 
 
-def test_what_is_held_back_is_said_with_who_and_why(shell: Shell) -> None:
+def test_what_is_held_back_is_said_with_who_and_why(shell: Shell, database: Database) -> None:
     assert shell("jobs", "pause", "kind", "workspace.delete", "--reason", "audit").code == 0
-    assert shell("drain", "far").code == 0
+    with database.engine.begin() as connection:
+        connection.execute(text("SELECT worker.pause('host', 'far', NULL, 'cli:me')"))
 
     found = checks(shell("doctor", "--json"))["pauses"]
 
     assert found["verdict"] == "warning"
-    assert re.search(r"^paused: kind workspace.delete by cli:\S+ since .+, because audit; drained: host far by cli:", found["said"])
+    assert re.search(r"^paused: kind workspace.delete by cli:\S+ since .+, because audit; drained: node far by cli:", found["said"])
     assert found["mend"] == "molecule-worker jobs resume kind workspace.delete"
 
 

@@ -13,8 +13,6 @@ from tests.commands import Shell, end
 from tests.conftest import Database
 from tests.toys import Stage, ask, lacking, process, remember, state, toy_kind
 from tests.waiting import until
-from worker.runtime import host_name
-from worker.store.jobs import Claims, Register
 
 KIND = toy_kind()
 CAREFUL = toy_kind("toy.remove", only_forward=True, skippable=("s2",))
@@ -81,7 +79,10 @@ def test_a_dry_run_promises_no_more_than_happens(shell: Shell, database: Databas
     assert (dry.code, dry.err) == (0, "would retry 1 of 2 jobs\n")
     assert states == {"failed"}
     assert (real.code, real.err) == (1, "1 of 2 jobs run again\n")
-    assert [job["id"] for job in json.loads(real.out)] == [second]
+    assert [(job["id"], job["retried"]) for job in json.loads(real.out)] == [(first, True), (second, False)]
+    assert [(job["id"], job["retried"], job["why"]) for job in json.loads(dry.out)] == [
+        (job["id"], job["retried"], job["why"]) for job in json.loads(real.out)
+    ]
     assert "is live" in json.loads(dry.out)[1]["why"]
 
 
@@ -125,6 +126,8 @@ def test_bulk_is_narrowed_by_kind_and_age(shell: Shell, database: Database, stag
         (["jobs", "pause", "kind", "toy.none"], 2, 'pause: unknown kind "toy.none"'),
         (["jobs", "pause", "kind"], 2, "read command line: kind takes a name"),
         (["jobs", "pause", "all", "x"], 2, "read command line: all takes no name"),
+        (["jobs", "pause", "org", "x" * 201], 2, "pause: a name holds at most 200 characters, a reason at most 500"),
+        (["jobs", "pause", "all", "--reason", "x" * 501], 2, "pause: a name holds at most 200 characters, a reason at most 500"),
         (["jobs", "explain", str(uuid4())], 2, "explain job: there is no such job"),
         (["sweep", "floor"], 2, 'sweep: unknown schedule "floor"'),
     ],
@@ -168,7 +171,7 @@ def test_a_pause_is_seen_by_everybody_who_lists_jobs_until_it_is_ended(shell: Sh
     assert "because audit" in again.err
     assert re.match(r"paused: kind toy.make by cli:\S+ since .+, because audit\n$", listed.err)
     assert json.loads(listed.out)[0]["id"] == job
-    assert ended.err == "kind toy.make goes on: 1 jobs were held back\n"
+    assert ended.err == "kind toy.make goes on: 1 job was held back\n"
     assert shell("jobs", "list").err == ""
     assert shell("jobs", "resume", "kind", "toy.make").err == "kind toy.make was not paused\n"
 
@@ -179,63 +182,6 @@ def test_everything_is_paused_and_goes_on(shell: Shell, database: Database, stag
         job = ask(database)
         until(lambda: column(database, "SELECT paused FROM worker.jobs") == [True])
         assert shell("jobs", "resume", "all").code == 0
-        until(lambda: state(database, job) == "succeeded")
-
-
-def test_a_drain_waits_until_nothing_runs_there(shell: Shell, database: Database) -> None:
-    register = Register(database.url, name="jobs@far:1", pid=1, lease_s=60, host="far", knows={"toy.make": ("s1", "s2", "s3")})
-    claims = Claims(database.url, process_id=register.process_id, name="t")
-    job = ask(database)
-    assert len(claims.claim(["toy"], 1)) == 1
-    draining = shell.start("drain", "far", "--reason", "new disk", "--wait")
-    until(lambda: register.beat().draining)
-    assert draining.poll() is None
-
-    claims.close()
-    register.close()
-    run(database, f"UPDATE worker.jobs SET state = 'waiting', process_id = NULL WHERE id = '{job}'")
-    assert draining.stderr is not None
-    said = draining.stderr.read()
-    assert draining.wait(30) == 0
-    draining.stderr.close()
-    draining.stdout.close() if draining.stdout else None
-
-    assert "drained: host far by cli:" in said
-    assert "because new disk" in said
-    assert said.endswith("nothing runs there\n")
-    assert shell("jobs", "list").err.startswith("drained: host far")
-    assert shell("undrain", "far").err == "host far works again\n"
-    assert shell("undrain", "far").err == "host far was not drained\n"
-
-
-def test_an_interrupted_drain_says_that_the_host_stays_drained(shell: Shell, database: Database) -> None:
-    register = Register(database.url, name="jobs@far:1", pid=1, lease_s=60, host="far")
-    claims = Claims(database.url, process_id=register.process_id, name="t")
-    ask(database)
-    claims.claim(["toy"], 1)
-    draining = shell.start("drain", "far", "--wait")
-    until(lambda: register.beat().draining)
-    assert draining.stderr is not None
-    assert "drained" in draining.stderr.readline()
-    assert "undrain" in draining.stderr.readline()
-
-    code, _, said = end(draining, signal.SIGINT)
-
-    assert code == 130
-    assert said == "interrupted: the host stays drained: molecule-worker undrain far\n"
-    claims.close()
-    register.close()
-    run(database, "UPDATE worker.jobs SET state = 'waiting', process_id = NULL")
-
-
-def test_a_drained_host_gives_its_work_back_and_takes_it_up_again(shell: Shell, database: Database, stage: Stage) -> None:
-    with process(database, stage, KIND, CAREFUL):
-        assert "no process lives there" not in shell("drain", host_name(), "--wait").err
-        job = ask(database)
-        assert "no process lives there now; hosts with processes: " in shell("drain", "elsewhere").err
-        explained = json.loads(shell("jobs", "explain", job, "--json").out)
-        assert [reason["code"] for reason in explained["reasons"]] == ["drained"]
-        shell("undrain", host_name())
         until(lambda: state(database, job) == "succeeded")
 
 
@@ -330,3 +276,12 @@ def test_a_watch_says_how_long_it_will_take(shell: Shell, database: Database) ->
 
     assert said.strip() == "… 0/3 s1: waits for a worker that serves the queue toy (about 3 min 0 s left)"
     assert end(watching, signal.SIGINT)[0] == 130
+
+
+def test_cancelling_a_job_that_has_ended_says_how_it_ended(shell: Shell, database: Database, stage: Stage) -> None:
+    with process(database, stage, KIND, CAREFUL):
+        job = ask(database)
+        until(lambda: state(database, job) == "succeeded")
+    ran = shell("jobs", "cancel", job, "--reason", "r")
+
+    assert (ran.code, ran.error) == (2, "cancel job: it has ended: succeeded")

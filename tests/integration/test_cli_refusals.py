@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from tasks.catalogue import KINDS
 from tests.commands import Ran, Shell, rows
@@ -62,7 +63,7 @@ CASES = [
     (["jobs", "show", "x"], "it is not a UUID"),
     (["jobs", "show", UUID], "there is no such job"),
     (["jobs", "watch", UUID], "there is no such job"),
-    (["jobs", "cancel", UUID, "--reason", "r"], "it has ended, or there is none"),
+    (["jobs", "cancel", UUID, "--reason", "r"], "cancel job: there is no such job"),
     (["jobs", "retry", UUID], "no such job"),
     (["jobs", "retry", UUID, "x"], "it is not a UUID"),
     (["enqueue", "nope"], 'unknown kind "nope"'),
@@ -73,6 +74,13 @@ CASES = [
     (["enqueue", "workspace.provision", UUID], "not written key=value"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", f"workspace_id={UUID}"], "workspace_id is given twice"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--at", "noon"], "it is not a time"),
+    (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--at", "0001-01-01"], "its year is not one from 1970 to 9998"),
+    (
+        ["enqueue", "workspace.provision", f"workspace_id={UUID}", "--at", "9999-12-31T23:59"],
+        "its year is not one from 1970 to 9998",
+    ),
+    (["jobs", "retry", "--failed", "--since", "-5min"], "it is not an age"),
+    (["jobs", "retry", "--failed", "--since", ""], "it is not an age"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--priority", "-1"], "'--priority'"),
     (["enqueue", "workspace.provision", f"workspace_id={UUID}", "--idempotency-key", "k" * 201], "1 to 200 characters"),
     (["secrets", "set", "A=hunter2"], "visible to every user"),
@@ -85,6 +93,30 @@ CASES = [
     (["secrets", "set", "A", "--workspace", "x"], "it is not a UUID"),
     (["secrets", "unset", "A"], "there is none of that name"),
 ]
+
+
+#: One of each command that opens the database.
+ALL = [
+    *(["jobs", "list"], ["jobs", "show", UUID], ["jobs", "retry", "--failed"], ["jobs", "pause", "all"], ["jobs", "explain", UUID]),
+    *(["enqueue", "workspace.provision", f"workspace_id={UUID}"], create(), ["workspaces", "list"], ["secrets", "list"]),
+    *(["secrets", "unset", "A"], ["sweep"], ["drain", "here"], ["undrain", "here"]),
+]
+OTHERS = {
+    "0001": ("compare schema: it is at revision 0001 and must be at 0002", "molecule-worker migrate"),
+    "9999": ("compare schema: revision 9999 is a newer release's", "run that release, or restore a backup from before it"),
+}
+
+
+@pytest.mark.parametrize("stored", OTHERS)
+def test_no_command_works_on_the_schema_of_another_release(database: Database, shell: Shell, stored: str) -> None:
+    said, hint = OTHERS[stored]
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE worker.alembic_version SET version_num = :stored"), {"stored": stored})
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda arguments: shell(*arguments), [*ALL, *([["migrate"]] if stored == "9999" else [])]))
+
+    assert [(ran.code, ran.hint) for ran in answers] == [(2, hint)] * len(answers)
+    assert all(ran.error.startswith(said) for ran in answers)
 
 
 @pytest.fixture(scope="module")

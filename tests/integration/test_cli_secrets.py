@@ -13,6 +13,7 @@ from worker.assembly import assemble
 from worker.crypto import keyring
 from worker.domain import Secret
 from worker.errors import Misconfigured
+from worker.forbidden import LARGEST
 from worker.store import secrets as store
 
 VALUE = "hunter2-öß"
@@ -76,6 +77,20 @@ def test_a_workspace_is_created_with_its_secrets_in_one_transaction(shell: Shell
 
     assert ran.code == 0, ran.err
     assert stored(database, tmp_path, ran.out.strip()) == {"A": "1", "B": "2"}
+
+
+@pytest.mark.parametrize("command", [["secrets", "set", "BIG"], ["workspaces", "create", "--name", "a", "--secret", "BIG"]])
+def test_a_value_that_no_process_could_be_given_is_refused(
+    shell: Shell, database: Database, tmp_path: Path, command: list[str]
+) -> None:
+    before = rows(database)
+    ran = shell(*command, stdin="x" * (LARGEST - len("BIG=")))
+
+    assert (ran.code, ran.error) == (2, "store secret: BIG is larger than a variable can be")
+    assert "131,070 bytes" in ran.hint
+    assert rows(database) == before
+    assert not (tmp_path / "state").exists()
+    assert shell(*command, stdin="x" * (LARGEST - len("BIG=") - 1)).code == 0
 
 
 def test_the_prompt_asks_twice_and_shows_nothing(shell: Shell, database: Database, tmp_path: Path) -> None:

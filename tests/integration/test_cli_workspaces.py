@@ -98,7 +98,7 @@ def test_a_parent_is_not_deleted_over_its_children(shell: Shell, database: Datab
 
     ran = shell("workspaces", "delete", parent)
 
-    assert (ran.code, ran.error) == (4, f"delete workspace: it has 1 children: child ({child})")
+    assert (ran.code, ran.error) == (4, f"delete workspace: it has 1 child: child ({child})")
     assert ran.hint == "delete the children first"
     assert rows(database) == before
 
@@ -132,6 +132,17 @@ def test_logs_of_a_workspace_without_a_container_are_refused(shell: Shell) -> No
 
     assert (ran.code, ran.out) == (2, "")
     assert ran.error.startswith("read logs: ")
+
+
+def test_logs_of_a_failed_workspace_say_why_there_are_none(shell: Shell, database: Database) -> None:
+    ident = shell("workspaces", "create", "--name", "a").out.strip()
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE workspaces SET status = 'failed'"))
+
+    ran = shell("workspaces", "logs", ident)
+
+    assert (ran.code, ran.error) == (2, "read logs: its provision failed, and what it printed went with its container")
+    assert f"molecule-worker workspaces show {ident}" in ran.hint
 
 
 def test_an_unknown_parent_stores_nothing(shell: Shell, database: Database) -> None:

@@ -532,3 +532,14 @@ def test_a_failed_job_shows_the_step_that_failed_and_not_the_last_undone(databas
         ended = ends(database, ask(database), "failed")
 
     assert ended["step"] == "s2"
+
+
+@pytest.mark.parametrize("reason", [None, "", " \n"])
+def test_a_cancel_without_a_reason_is_refused(database: Database, reason: str | None) -> None:
+    remember(database, toy_kind())
+    job = ask(database)
+    with database.engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+        connection.execute(text("SELECT worker.cancel(CAST(:id AS uuid), :reason, NULL)"), {"id": job, "reason": reason})
+
+    assert getattr(caught.value.orig, "pgcode", None) == "22023"
+    assert state(database, job) == "queued"

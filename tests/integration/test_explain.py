@@ -174,7 +174,7 @@ def test_a_pause_says_who_paused_it_and_why(toys: Database, scope: str, what: st
     assert reason.hint == f"molecule-worker jobs resume {scope} {what}".strip()
 
 
-def test_a_job_whose_every_worker_is_drained_says_which_host(toys: Database) -> None:
+def test_a_job_whose_every_worker_is_drained_says_which_node(toys: Database) -> None:
     job = ask(toys)
     with worker(toys):
         with toys.engine.begin() as connection:
@@ -182,7 +182,7 @@ def test_a_job_whose_every_worker_is_drained_says_which_host(toys: Database) -> 
         reason = only(toys, job)
 
     assert reason.code == "drained"
-    assert "host here by ada since" in reason.sentence
+    assert "node here by ada since" in reason.sentence
     assert reason.hint == "molecule-worker undrain here"
 
 

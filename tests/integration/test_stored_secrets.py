@@ -14,7 +14,7 @@ from worker.crypto import envelope
 from worker.crypto.keyring import StaticKey
 from worker.domain import Secret, WorkspaceId
 from worker.errors import CryptoError, Misconfigured, Refused, Tampered, UnknownVersion, WorkerError, WrongKey
-from worker.forbidden import Scope
+from worker.forbidden import LARGEST, Scope
 from worker.store import secrets
 from worker.store.tables import global_secrets, workspace_secrets, workspaces
 
@@ -150,15 +150,14 @@ def test_one_row_of_the_workspace_that_cannot_be_opened_aborts_everything(
 
 
 def assert_refused(connection: Connection, workspace: WorkspaceId, kind: type[CryptoError], scope: Scope) -> None:
-    """The error names the scope and nothing else, the log names the key, and neither shows a value."""
+    """The error's message names the scope and nothing else, its hint and the log name the secret, and none shows a value."""
     secrets.seal_into(connection, KEY, "A_FINE_ONE", Secret(CANARY), workspace)
 
     with capture_logs() as lines, pytest.raises(kind) as caught:
         secrets.open_all(connection, KEY, workspace)
 
     assert str(caught.value) == caught.value.message == f"failed to decrypt {scope} secret"
-    assert caught.value.hint
-    assert "BROKEN_ONE" not in everything_said(caught.value)
+    assert caught.value.hint.startswith("BROKEN_ONE does not open: ")
     assert CANARY not in everything_said(caught.value)
     assert [(line["name"], line["scope"], line["workspace"]) for line in lines] == [("BROKEN_ONE", scope, workspace)]
     assert CANARY not in str(lines)
@@ -196,6 +195,24 @@ def test_a_forbidden_name_that_another_program_stored_is_not_injected(
         secrets.open_all(connection, KEY, workspace)
 
 
+@pytest.mark.parametrize("scope", Scope)
+def test_a_value_larger_than_a_variable_can_be_is_named_and_not_injected(
+    connection: Connection, workspace: WorkspaceId, scope: Scope
+) -> None:
+    def add(name: str, size: int) -> None:
+        if scope is Scope.GLOBAL:
+            add_global(connection, name, b"x" * size, 0)
+        else:
+            add_own(connection, workspace, name, b"x" * size, 0)
+
+    add("BIG", LARGEST - len("BIG=") - 1)
+    assert "BIG" in secrets.open_all(connection, KEY, workspace)
+    add("TOO_BIG", LARGEST - len("TOO_BIG="))
+
+    with pytest.raises(Misconfigured if scope is Scope.GLOBAL else Refused, match="TOO_BIG is larger than a variable can be"):
+        secrets.open_all(connection, KEY, workspace)
+
+
 def test_a_global_source_control_token_is_injected_only_where_the_workspace_has_its_own(
     connection: Connection, workspace: WorkspaceId
 ) -> None:
@@ -214,6 +231,7 @@ def test_a_global_source_control_token_is_injected_only_where_the_workspace_has_
         ("ADMIN_TOKEN", CANARY, "forbidden_name"),
         ("not a name", CANARY, "bad_name"),
         ("A", f"{CANARY}\x00", "bad_value"),
+        ("A", CANARY.ljust(LARGEST), "too_large"),
         ("A", f"{CANARY}\udcff", "bad_value"),
     ],
 )

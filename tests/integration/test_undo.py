@@ -108,7 +108,7 @@ def test_while_an_undo_fails_the_operator_sees_which_why_and_what_for(database: 
         broken.clear()
         ended = ends(database, job, "failed")
 
-    assert (seen["step"], seen["direction"], seen["waiting_for"]) == ("s2", "back", "remove thing: busy")
+    assert (seen["step"], seen["direction"], seen["waiting_for"]) == ("s2", "back", "another attempt (remove thing: busy)")
     assert seen["error"]["code"] == "refused"
     assert [(row["name"], row["state"]) for row in seen["steps"]][-1] == ("undo s2", "waiting")
     assert seen["steps"][-1]["attempts"] > 3

@@ -152,6 +152,7 @@ def test_a_runtime_that_crashes_is_undone_and_its_owner_is_told(setting: Setting
     error = setting.run("workspace.provision", workspace, "waiting")
 
     assert error["waiting_for"] == "the agent to register by itself"
+    assert isinstance(setting.compute.logs(workspace, 10), str)
     world = setting.compute.world
     with world.change() as now:
         now.containers[f"ws-{workspace[:12]}"].restarts = 7
@@ -163,6 +164,8 @@ def test_a_runtime_that_crashes_is_undone_and_its_owner_is_told(setting: Setting
         "tenant",
         "registration",
     )
+    again, logs = f"molecule-worker jobs retry {job}", f"molecule-worker workspaces logs {workspace}"
+    assert ended["error"]["hint"] == f"what it printed went with its container: {again}, and while that waits {logs}"
     assert kinds_of(setting, workspace) == ["WORKSPACE_PROVISIONING", "WORKSPACE_PROVISION_FAILED"]
     assert row_of(setting.database, workspace).status == WorkspaceStatus.FAILED
     assert setting.compute.things() == []

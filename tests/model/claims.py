@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tests.model.rows import LIVE, REST, SUSPECT, Child, Job, Process, Subject
+from tests.model.rows import LIVE, PASSED, REST, SUSPECT, Child, Job, Process, Subject
 from worker.engine.kinds import Kind
 from worker.engine.machine import Children
 
@@ -66,6 +66,10 @@ class Claiming:
     def live(self) -> list[Job]:
         """Jobs that have not ended."""
         return [job for job in self.jobs.values() if job.state in LIVE]
+
+    def passed(self, job: Job, direction: str) -> set[int]:
+        """Positions that are done or skipped."""
+        return {at for (way, at), row in job.steps.items() if way == direction and row.status in PASSED}
 
     def is_paused(self, job: Job) -> bool:
         """Whether a pause holds it."""
@@ -138,8 +142,8 @@ class Claiming:
         subject.fence += 1
         job.state, job.process, job.fence, job.woken, job.started = "running", process, subject.fence, False, True
         job.claims += 1
-        if job.direction == "forward" and not job.cancel:
-            job.error = None
+        why = job.error if job.direction == "back" or job.cancel else None
+        job.error = (why.get("undoing") or why) if why else None
 
     def _end_holder_for(self, job: Job) -> bool:
         """A delete that finds its subject held by something else ends that, whenever that was enqueued."""

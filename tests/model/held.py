@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.model.rows import Job, StepRow
 from worker.engine.machine import Children, Direction
-from worker.engine.walk import Claimed, PastStep
+from worker.engine.walk import Claimed, PastStep, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +51,8 @@ def comparable(claim: Claimed) -> dict[str, Any]:
     error = claim.error["code"] if claim.error else None
     names = ("id", "kind", "subject", "args", "only_forward", "direction", "position", "attempt", "fence", "stop", "org")
     return {**{name: getattr(claim, name) for name in names}, "family": dict(claim.family), "past": past, "error": error}
+
+
+def heard(reply: Reply | None) -> tuple[Any, ...] | None:
+    """What the answer to a decision says of the job."""
+    return (reply.stop, reply.args, reply.error["code"] if reply.error else None) if reply else None

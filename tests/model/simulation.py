@@ -251,6 +251,7 @@ class Simulation:
             self.say(f"cancel {job.id} ({job.state})")
             self.watch.wanted.discard(job.id)
             self.store.cancel(job.id)
+            self.watch.cancelled(job)
 
     def _retry(self) -> None:
         if job := self._job(*self._rng.choice((("blocked", "failed"), ("waiting",)))):

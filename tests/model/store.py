@@ -158,7 +158,8 @@ class Store(Claiming):
 
     def _anew(self, job: Job) -> None:
         """A person has seen to it: it goes on at once, and an undo still says why it undoes."""
-        job.error = (job.error.get("undoing") or job.error) if job.error and job.direction == "back" else None
+        why = job.error if job.direction == "back" or job.cancel else None
+        job.error = (why.get("undoing") or why) if why else None
         job.attempt, job.crashes, job.run_at = 0, 0, self.now
 
     def pause(self, scope: str, what: str) -> bool:
@@ -221,7 +222,8 @@ class Store(Claiming):
         for (record, job), is_mine in zip(held, mine, strict=True):
             if is_mine:
                 self._note(job, record)
-            replies.append(Reply(job.stop, job.args, again=self._move(job, record)) if is_mine else None)
+            why = job.error if job.cancel else None
+            replies.append(Reply(job.stop, job.args, again=self._move(job, record), error=why) if is_mine else None)
         for (record, job), is_mine in zip(held, mine, strict=True):
             if is_mine:
                 self._family(job, record)
@@ -241,7 +243,11 @@ class Store(Claiming):
         if following == "go" and record["to_direction"] == job.direction:
             return False  # the row of a running job lies behind; its steps tell how far it is
         job.direction, job.position, job.attempt = record["to_direction"], record["to_position"], record["to_attempt"]
-        job.error = record["job_error"] if record.get("rest") == "succeeded" else record["job_error"] or job.error
+        breaks_off = job.cancel and record["direction"] == "forward"  # whatever its step made of it
+        if record.get("rest") == "succeeded":
+            job.error = record["job_error"]
+        elif not breaks_off or (following == "block" and not job.woken):
+            job.error = record["job_error"] or job.error
         job.crashes = 0
         called, job.woken = job.woken or bool(job.superseded_by), False
         if following == "go":
@@ -249,7 +255,8 @@ class Store(Claiming):
         job.process = None
         if following == "rest":
             superseded = bool(job.superseded_by)
-            self._end(job, "cancelled" if superseded else record["rest"], {"code": "superseded"} if superseded else job.error)
+            cancelled = superseded or (breaks_off and record["rest"] == "failed")
+            self._end(job, "cancelled" if cancelled else record["rest"], {"code": "superseded"} if superseded else job.error)
             return self._awaited(job)
         if following == "block" and not called:
             job.state = "blocked"
@@ -340,7 +347,3 @@ class Store(Claiming):
     def past(self, job: Job) -> Mapping[tuple[str, int], StepRow]:
         """What a claim answers of earlier ones."""
         return job.steps
-
-    def passed(self, job: Job, direction: str) -> set[int]:
-        """Positions that are done or skipped."""
-        return {at for (way, at), row in job.steps.items() if way == direction and row.status in PASSED}

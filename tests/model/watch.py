@@ -31,6 +31,7 @@ class Watch:
         self._reached: dict[tuple[str, int], int] = {}
         self._states: dict[str, str] = {}
         self._excused: set[str] = set()  #: a person retried or skipped: a family of theirs may be left alone
+        self._cancelled: set[str] = set()  #: asked to end while they went forward
         self._told: dict[str, str | None] = {}  #: by subject, why its holder was told to stop, when it last heard from the store
 
     def claimed(self, job: Job) -> int:
@@ -61,7 +62,14 @@ class Watch:
             for at in range(to, len(job.names)) if job.direction == "forward" else range(to + 1):
                 self._done.pop((job.id, run, str(job.direction), at), None)
                 del self._rows[job.id, run, str(job.direction), at]
+        if job.direction == "forward":
+            self._cancelled.discard(job.id)
         self._excused.add(job.id)
+
+    def cancelled(self, job: Job) -> None:
+        """Somebody asks it to end."""
+        if job.direction == "forward" and job.state not in REST:
+            self._cancelled.add(job.id)
 
     def skipped(self, job: Job, position: int) -> None:
         """A person skipped the step at which it stands."""
@@ -159,6 +167,8 @@ class Watch:
             return
         if job.superseded_by:
             return
+        if job.id in self._cancelled and (job.state != "cancelled" or (job.error or {}).get("code") != "cancelled"):
+            raise Broken(f"{job.id} was asked to end, and ended {job.state} with {job.error}")
         if job.kind.machine.only_forward:
             raise Broken(f"{job.id} only goes forward and ended {job.state}")
         todo = self._undoable(job, 0) - undone

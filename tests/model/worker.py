@@ -322,4 +322,4 @@ class Pen:
         row = job.steps.get((record["direction"], record["position"]))
         if row is None or row.status != "done" or row.fence != record["fence"]:
             return None
-        return Reply(job.stop, job.args, row.facts)
+        return Reply(job.stop, job.args, row.facts, error=job.error if job.cancel else None)

@@ -15,6 +15,11 @@ def test_an_unknown_name_of_ours_is_refused_with_the_nearest_known_one() -> None
         settings.load({"MOLECULE_WORKER_SLOT": "1"})
 
 
+def test_where_none_is_near_none_is_guessed() -> None:
+    with pytest.raises(settings.UnknownSetting, match="MOLECULE_WORKER_FOO is not known; the README lists"):
+        settings.load({"MOLECULE_WORKER_FOO": "1"})
+
+
 def test_names_of_others_are_left_alone() -> None:
     assert settings.load({"MOLECULE_WORKFLOW": "x", "HOME": "/"}).slots == 32
 

@@ -10,13 +10,13 @@ from typing import Final
 
 import httpx
 
-from config.settings import Settings
+from config.settings import Settings, runtimes
 from worker.assembly import secret
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
 from worker.broker import fault
 from worker.cli.finding import Finding, faulty, ok, warning, wrong
-from worker.errors import WorkerError
+from worker.errors import Misconfigured, Retryable, WorkerError
 from worker.images.source import Mode, resolve
 from worker.images.template import Templates
 from worker.store.cache import Cache
@@ -132,16 +132,29 @@ def _git() -> Finding:
 
 
 def _templates(own: Settings) -> Finding:
-    """Offline: whether the prefix and the token can be used at all."""
+    """Whether the prefix and the token can be used at all, and whether the server answers; it is not shown the token."""
     try:
         with closing(Templates(own.template_repo_prefix, secret(own.gitea_token))) as templates:
             where = templates.repositories
     except WorkerError as error:
         return faulty("templates", error)
-    return ok(
-        "templates",
-        f"{where.scheme}://{where.netloc}{where.base}/{where.org}/{where.name}…" + (", with a token" if own.gitea_token else ""),
-    )
+    said = f"{where.scheme}://{where.netloc}{where.base}/{where.org}/{where.name}…" + (", with a token" if own.gitea_token else "")
+    silence = _silence(own.template_repo_prefix)
+    if silence is None:
+        return ok("templates", said)
+    return warning("templates", f"{said}: {silence.message.partition(': ')[2]}; builds wait until it answers", silence.hint)
+
+
+def _silence(prefix: str) -> Retryable | None:
+    """What a question without a token meets. An answer that it may not be told is one, too."""
+    try:
+        with closing(Templates(prefix, None, limit_s=_CALL_S)) as templates:
+            templates.head_sha(next(iter(runtimes().runtimes)))
+    except Retryable as error:
+        return error
+    except Misconfigured:
+        return None
+    return None
 
 
 def _build_cache(folder: Path) -> Finding:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
 from worker.cli import checks_operations, context, words
@@ -56,8 +55,6 @@ def _schema(connection: Connection) -> Finding:
         return ok("schema", f"at revision {migrate.refuse_other(connection)}")
     except WorkerError as error:
         return faulty("schema", error)
-    except DBAPIError:
-        return wrong("schema", "this user may not read it", "use the user that ran `molecule-worker migrate`")
 
 
 def _inside(connection: Connection, own: Settings) -> Iterator[Finding]:
@@ -77,16 +74,17 @@ def _invariants(connection: Connection) -> Finding:
     broken = connection.execute(text("SELECT what, which FROM worker.violations")).all()
     if not broken:
         return ok("invariants", "no violation")
-    said = f"{len(broken)} violations, the first: {broken[0].what} ({broken[0].which})"
+    said = f"{words.count(len(broken), 'violation')}, the first: {broken[0].what} ({broken[0].which})"
     return wrong("invariants", said, "this is a fault of the worker: report it with `SELECT * FROM worker.violations`")
 
 
 def _workers(connection: Connection, queue: str) -> Finding:
-    alive = connection.execute(text("SELECT queues FROM worker.processes WHERE lease_until > clock_timestamp()")).scalars().all()
-    served = sorted({name for queues in alive for name in queues})
+    living = text("SELECT host, queues FROM worker.processes WHERE lease_until > clock_timestamp()")
+    alive = connection.execute(living).all()
+    served, nodes = sorted({name for row in alive for name in row.queues}), sorted({row.host for row in alive})
     if not alive:
         return warning("workers", "no process is alive, so jobs wait", "molecule-worker run")
-    said = f"{len(alive)} alive, queues: {', '.join(served) or 'none'}"
+    said = f"{len(alive)} alive on {words.count(len(nodes), 'node')}: {', '.join(nodes)}; queues: {', '.join(served) or 'none'}"
     if queue not in served:
         return warning("workers", f"{said}; jobs for {queue} wait", "see the backend's own line below; it may have just started")
     return ok("workers", said)

@@ -51,17 +51,16 @@ def settings_of_environment() -> "Settings":
 
 
 def open_database(own: "Settings", *, size: int = 2) -> "Engine":
-    """The pool of a command. Raises Unreachable when nothing answers, Misconfigured when the schema is not there."""
-    from sqlalchemy import text
-
-    from worker.store import connect
+    """The pool of a command. Raises Unreachable when nothing answers, Misconfigured when the schema is not this release's."""
+    from worker.store import connect, migrate
 
     engine = connect.open_engine(database_url(own), name="cli", size=size)
-    with connect.reached(), engine.connect() as connection:
-        ready = connection.execute(text("SELECT to_regclass('worker.jobs')")).scalar()
-    if ready is None:
+    try:
+        with connect.reached(), engine.connect() as connection:
+            migrate.refuse_other(connection)
+    except Misconfigured:
         engine.dispose()
-        raise Misconfigured("open database: the worker's schema is not there", hint="molecule-worker migrate")
+        raise
     return engine
 
 

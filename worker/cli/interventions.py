@@ -21,14 +21,16 @@ _UNITS: Final = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 @click.option("--wait", is_flag=True, help="Watch until it has ended.")
 def cancel(job_id: str, *, reason: str, wait: bool) -> int:
     """Undo what a job has done so far and end it."""
-    from worker.store import requests
+    from worker.store import requests, status
 
     ident = names.found_id(job_id, "job")
     _insist(reason, "cancel job: a reason is needed, because a cancel cannot be taken back")
     with context.writing() as connection:
         asked = requests.cancel(connection, ident, reason, requested_by=context.requested_by())
+        ended = None if asked else status.job(connection, ident)
     if not asked:
-        raise Refused("cancel job: it has ended, or there is none", hint="molecule-worker jobs list", code="ended")
+        why = f"it has ended: {ended['state']}" if ended else "there is no such job"
+        raise Refused(f"cancel job: {why}", hint="molecule-worker jobs list", code="ended" if ended else "no_job")
     if wait:
         _watch(ident)
     else:
@@ -115,7 +117,7 @@ def _retry_named(idents: Sequence[str], step: str | None, *, dry_run: bool, wait
         again = ", ".join(after[: len(after) - len(before) + 1])  # up to the one at which it stood
         if dry_run:
             transaction.rollback()
-            words.say(f"would run again: {again}" if step else f"would retry {len(idents)} jobs")
+            words.say(f"would run again: {again}" if step else f"would retry {words.count(len(idents), 'job')}")
             return words.DONE
     if step:
         words.say(f"done once more: {again}")
@@ -135,17 +137,23 @@ def _retry_failed(kind: str | None, since: timedelta | None, *, dry_run: bool, w
         with engine.connect() as connection, connection.begin() as trial:
             refused = _retry_each(lambda: _savepoint(connection), found)
             trial.rollback()
-        why = {job["id"]: job["why"] for job in refused}
-        _list([{**job, "why": why.get(job["id"], job["why"])} for job in found], as_json=as_json)
-        words.say(f"would retry {len(found) - len(refused)}{f' of {len(found)}' if refused else ''} jobs")
+        _list(_with_refusals(found, refused), as_json=as_json)
+        n = words.count(len(found) - len(refused), "job")
+        words.say(f"would retry {f'{len(found) - len(refused)} of {len(found)} jobs' if refused else n}")
         return words.DONE
     refused = _retry_each(engine.begin, found)
-    words.say(f"{len(found) - len(refused)} of {len(found)} jobs run again")
+    words.say(f"{len(found) - len(refused)} of {words.count(len(found), 'job')} {'runs' if len(found) == 1 else 'run'} again")
     if refused or as_json:
-        _list(refused, as_json=as_json)
+        # A person is shown what is left to do, a program the same table as by --dry-run.
+        _list(_with_refusals(found, refused) if as_json else refused, as_json=as_json)
     done = [job for job in found if job["id"] not in {other["id"] for other in refused}]
     watched = _watch(done[-1]["id"]) if wait and done else words.DONE
     return words.FAILED if refused else watched
+
+
+def _with_refusals(found: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    why = {job["id"]: job["why"] for job in refused}
+    return [{**job, "why": why.get(job["id"], job["why"]), "retried": job["id"] not in why} for job in found]
 
 
 @contextmanager
@@ -173,7 +181,7 @@ def _retry_each(begin: Callable[[], Any], found: Sequence[Mapping[str, Any]]) ->
 
 def _list(jobs: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
-        words.data([{key: job[key] for key in ("id", "kind", "state", "at", "subject", "why")} for job in jobs])
+        words.data([{key: job[key] for key in ("id", "kind", "state", "at", "subject", "why", "retried")} for job in jobs])
         return
     rows = [(job["id"], job["kind"], job["state"], words.age(job["at"]), job["subject"], job["why"]) for job in jobs]
     words.table(("id", "kind", "state", "age", "subject", "why"), rows, empty="no jobs", narrow=terminal.JOBS)

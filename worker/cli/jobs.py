@@ -19,6 +19,7 @@ _ERROR: Final = ("code", "message", "hint", "blame", "step")
 _INNER: Final = frozenset({"waiting_for", "queue", "parked", "paused", "served"})
 _LONGEST_FACT: Final = 80
 _MOST_LISTED: Final = 1000
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998
 
 
 @click.group()
@@ -185,12 +186,14 @@ def _pair(given: str) -> tuple[str, Any]:
 def _time(given: str | None) -> datetime | None:
     if given is None:
         return None
+    hint = "2030-01-31T18:00, 2030-01-31T18:00:00Z or …+02:00"
     try:
         at = datetime.fromisoformat(given)
     except ValueError:
-        raise Refused(
-            "read --at: it is not a time", hint="2030-01-31T18:00, 2030-01-31T18:00:00Z or …+02:00", code="bad_time"
-        ) from None
+        raise Refused("read --at: it is not a time", hint=hint, code="bad_time") from None
+    # At either end of the calendar a time has no other zone, and there is no work.
+    if not _FIRST_YEAR <= at.year <= _LAST_YEAR:
+        raise Refused(f"read --at: its year is not one from {_FIRST_YEAR} to {_LAST_YEAR}", hint=hint, code="bad_time")
     return at.astimezone()
 
 

@@ -21,8 +21,8 @@ _COMMANDS: Final = {
     "secrets": ("secrets", "Set, list, unset what workspaces find as environment."),
     "enqueue": ("jobs", "Store a job: KIND key=value …"),
     "jobs": ("jobs", "List, explain, watch; cancel, retry, skip; pause, resume."),
-    "drain": ("pauses", "Leave a host free: its jobs go on elsewhere."),
-    "undrain": ("pauses", "Let a host work again."),
+    "drain": ("pauses", "Leave a node free: its jobs go on elsewhere."),
+    "undrain": ("pauses", "Let a node work again."),
     "sweep": ("sweep", "List what comes round by itself, or do it now."),
 }
 _DEBUG: Final = "--debug"

@@ -1,6 +1,6 @@
 """Names that people type: one that is not known is refused where the set is closed.
 
-Of an open set (organisations, hosts, subjects) it is taken, because it may be meant for the future, and said.
+Of an open set (organisations, subjects) it is taken, because it may be meant for the future, and said.
 """
 
 import re
@@ -47,6 +47,29 @@ def tell_org(connection: "Connection", org: str) -> None:
 
     if org and not status.has_org(connection, org):
         words.say(f"nothing belongs to the organisation {words.printable(org)} yet")
+
+
+def given_node(verb: str, given: str) -> None:
+    """Refuse no name at all. Raises Refused."""
+    if not given:
+        hint = f"molecule-worker {verb} NODE; molecule-worker doctor lists them"
+        raise Refused(f"{verb}: a node has a name", hint=hint, code="usage")
+
+
+def known_node(connection: "Connection", verb: str, given: str) -> None:
+    """Refuse a name of which no process and no drain is known: nothing would be held, and nothing waited for. Raises Refused."""
+    from worker.store import status
+
+    given_node(verb, given)
+    nodes, serving = status.nodes(connection), status.nodes_serving(connection, given)
+    if given in nodes or status.is_drained(connection, given):
+        return
+    if serving is not None:
+        said = f'{verb}: "{given[:60]}" is a host of workspaces, and a node is where worker processes run'
+        hint = f"its queue is served from: {', '.join(serving) or 'nowhere'}"
+        raise Refused(said, hint=hint, code="not_a_node")
+    hint = f"worker processes run on: {', '.join(nodes[:_MOST_LISTED]) or 'none'}"
+    raise Refused(f'{verb}: no process is known on node "{given[:60]}"', hint=hint, code="unknown_node")
 
 
 def found_id(given: str, what: str) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _SCOPES: Final = ("kind", "org", "all")
-#: Seconds between two looks whether a host is free.
+#: Seconds between two looks whether a node is free.
 _LOOK_S: Final = 0.5
 
 
@@ -36,7 +36,8 @@ def pause(scope: str, what: str, *, reason: str | None) -> None:
         _known(connection, "pause", scope, _checked(scope, what))
         _hold(connection, scope, what, reason)
         n = status.concerned(connection, scope, what)
-    words.say(f"{n} live jobs are concerned; end it: molecule-worker jobs resume {f'{scope} {what}'.strip()}")
+    are = f"{words.count(n, 'live job')} {'is' if n == 1 else 'are'}"
+    words.say(f"{are} concerned; end it: molecule-worker jobs resume {f'{scope} {what}'.strip()}")
 
 
 @click.command()
@@ -48,33 +49,31 @@ def resume(scope: str, what: str) -> None:
 
 
 @click.command()
-@click.argument("host")
+@click.argument("node")
 @click.option("--reason", help="Why; everybody who lists jobs reads it.")
 @click.option("--wait", is_flag=True, help="Until nothing runs there.")
-def drain(host: str, *, reason: str | None, wait: bool) -> int:
-    """Leave a host free: its processes claim nothing, and give their jobs back at the next boundary.
+def drain(node: str, *, reason: str | None, wait: bool) -> int:
+    """Leave a node free: its processes claim nothing, and give their jobs back at the next boundary.
 
-    It stays so, also for processes that start there later, until `molecule-worker undrain HOST`.
+    A node is a computer on which worker processes run, by the name that it has itself; `molecule-worker doctor` lists them.
+    It stays drained, also for processes that start there later, until `molecule-worker undrain NODE`.
     """
-    from worker.store import status
-
     engine = context.open_database(context.settings())
     with engine.begin() as connection:
-        _hold(connection, "host", _checked("host", host), reason)
-        known = status.hosts(connection)
-    if host not in known:
-        words.say(f"no process lives there now; hosts with processes: {', '.join(known) or 'none'}")
-    words.say(f"end it: molecule-worker undrain {host}")
+        names.known_node(connection, "drain", node)
+        _hold(connection, "host", node, reason)
+    words.say(words.printable(f"end it: molecule-worker undrain {node}"))
     if wait:
-        _wait_until_free(engine, host)
+        _wait_until_free(engine, node)
     return words.DONE
 
 
 @click.command()
-@click.argument("host")
-def undrain(host: str) -> None:
-    """Let a host work again."""
-    _free("host", _checked("host", host))
+@click.argument("node")
+def undrain(node: str) -> None:
+    """Let a node work again."""
+    names.given_node("undrain", node)
+    _free("host", node)
 
 
 def tell(connection: "Connection") -> None:
@@ -100,13 +99,13 @@ def _free(scope: str, what: str) -> None:
     with context.writing() as connection:
         _known(connection, "resume", scope, what)
         freed = requests.resume(connection, scope, what, requested_by=context.requested_by())
-    name = words.printable(f"{scope} {what}".strip())
+    name = words.printable(f"{'node' if scope == 'host' else scope} {what}".strip())
     if freed is None:
         words.say(f"{name} was not {'drained' if scope == 'host' else 'paused'}")
     elif scope == "host":
         words.say(f"{name} works again")
     else:
-        words.say(f"{name} goes on: {freed} jobs were held back")
+        words.say(f"{name} goes on: {words.count(freed, 'job')} {'was' if freed == 1 else 'were'} held back")
 
 
 def _known(connection: "Connection", verb: str, scope: str, what: str) -> None:
@@ -124,7 +123,7 @@ def _checked(scope: str, what: str) -> str:
     return what
 
 
-def _wait_until_free(engine: "Engine", host: str) -> None:
+def _wait_until_free(engine: "Engine", node: str) -> None:
     from worker.store import status
 
     try:
@@ -133,13 +132,13 @@ def _wait_until_free(engine: "Engine", host: str) -> None:
             # Twice, because a claim that began before the drain may end behind the first look.
             while quiet < 2:  # noqa: PLR2004
                 with engine.connect() as connection:
-                    n = status.concerned(connection, "host", host)
+                    n = status.concerned(connection, "host", node)
                 quiet = 0 if n else quiet + 1
                 if n:
                     tell_count(n)
                 Event().wait(_LOOK_S)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the host stays drained: molecule-worker undrain {host}") from None
+        raise KeyboardInterrupt(f"the node stays drained: molecule-worker undrain {node}") from None
     words.say("nothing runs there")
 
 
@@ -149,4 +148,4 @@ def _progress() -> Iterator[Callable[[int], None]]:
     from worker.cli import watch
 
     with watch.shown() as display:
-        yield lambda n: display.now(f"{n} jobs run there")
+        yield lambda n: display.now(f"{words.count(n, 'job')} {'runs' if n == 1 else 'run'} there")

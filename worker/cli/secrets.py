@@ -91,7 +91,7 @@ def ask(keys: Sequence[str], *, own: bool) -> dict[str, Secret]:
     _refuse_names(keys, own=own)
     if not sys.stdin.isatty() and len(keys) > 1:
         raise Refused("read secrets: stdin holds one value only", hint="several of them come from a dotenv file", code="one_value")
-    return {key: _given(key) for key in keys}
+    return _bearable({key: _given(key) for key in keys})
 
 
 def from_file(path: Path, *, own: bool) -> dict[str, Secret]:
@@ -111,7 +111,7 @@ def from_file(path: Path, *, own: bool) -> dict[str, Secret]:
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
         found[name.strip()] = _nonempty(value[1:-1] if quoted else value, f"the value in line {number} is empty")
     _refuse_names(list(found), own=own)
-    return found
+    return _bearable(found)
 
 
 def sealing_key(
@@ -181,6 +181,15 @@ def _refuse_names(names: Sequence[str], *, own: bool) -> None:
 
     for name in names:
         refuse_name(name, Scope.WORKSPACE if own else Scope.GLOBAL)
+
+
+def _bearable(values: dict[str, Secret]) -> dict[str, Secret]:
+    """Before a key is made for them."""
+    from worker.forbidden import refuse_large
+
+    for name, value in values.items():
+        refuse_large(name, value)
+    return values
 
 
 def _workspace(given: str | None) -> WorkspaceId | None:

@@ -108,6 +108,11 @@ def pairs(values: Mapping[str, Any]) -> None:
             click.echo(f"{'':<{width}}  {_cell(line)}")
 
 
+def count(n: int, noun: str, nouns: str = "") -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{n} {noun if n == 1 else nouns or noun + 's'}"
+
+
 def duration(milliseconds: float) -> str:
     """`840 ms`, `3.2 s`, `4 min 10 s`, `3 h 20 min`, `12 d 4 h`."""
     if milliseconds < _SECOND_MS:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from worker.cli import context, names, words
-from worker.domain import DEFAULT_TIER, TIERS, Placement, Secret, WorkspaceId
+from worker.domain import DEFAULT_TIER, TIERS, Placement, Secret, WorkspaceId, WorkspaceStatus
 from worker.errors import Refused
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from config.settings import Settings
+    from worker.domain import Workspace
     from worker.new_workspace import NewWorkspace
 
 _NARROW: Final = (("drop", "url"), ("brief", "id"), ("drop", "tier"), ("cut", "name"), ("drop", "runtime"))
@@ -136,9 +137,13 @@ def logs(workspace_id: str, *, tail: int) -> None:
     ident = names.found_id(workspace_id, "workspace")
     engine = context.open_database(own)
     with engine.connect() as connection:
-        if store.get(connection, ident) is None:
-            raise _absent("read logs of")
-    printed = _printed(own, engine, ident, tail)
+        found = store.get(connection, ident)
+    if found is None:
+        raise _absent("read logs of")
+    try:
+        printed = _printed(own, engine, ident, tail)
+    except Refused as error:
+        raise _silent(found, error) from error
     if sys.stdout.isatty():
         # Because a program that the operator does not know must not drive the operator's terminal.
         printed = "\n".join(words.printable(line.expandtabs()) for line in printed.replace("\r\n", "\n").split("\n"))
@@ -241,7 +246,8 @@ def _doomed(connection: "Connection", ident: WorkspaceId) -> str:
     living = store.children(connection, ident)
     if living:
         listed = ", ".join(f"{child.name} ({child.id})" for child in living)
-        raise words.Unsafe(f"delete workspace: it has {len(living)} children: {listed}", hint="delete the children first")
+        many = words.count(len(living), "child", "children")
+        raise words.Unsafe(f"delete workspace: it has {many}: {listed}", hint="delete the children first")
     things = ", ".join(thing.name for thing in outside) or "nothing exists outside"
     return f"{words.printable(found.name) if found else ident}: {things}"
 
@@ -252,6 +258,15 @@ def _printed(own: "Settings", engine: "Engine", ident: str, tail: int) -> str:
     context.log_to_stderr()
     with closing(compute_of(own, engine)) as compute:
         return compute.logs(ident, tail)
+
+
+def _silent(found: "Workspace", error: Refused) -> Refused:
+    """Why there is nothing to read, where the row knows more than the backend."""
+    if error.code != "no_container" or found.status is not WorkspaceStatus.FAILED:
+        return error
+    said = "read logs: its provision failed, and what it printed went with its container"
+    hint = f"molecule-worker workspaces show {found.id} says why; retry its job, and read them while that waits"
+    return Refused(said, hint=hint, code=error.code)
 
 
 def _watch(engine: "Engine", job_id: str) -> int:

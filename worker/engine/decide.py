@@ -79,7 +79,8 @@ def decide(now: Situation, result: Result, *, jitter: float) -> Decision:  # noq
                 return _give_up(now, _too_late(now, result.what))
             return Wait(result.after, now.attempt, result.what, done=result.done, total=result.total)
         case Spread(children=children):
-            return Wait(CALL, now.attempt, f"{len(children)} jobs", done=0, total=len(children))
+            what = f"{len(children)} {'job' if len(children) == 1 else 'jobs'}"
+            return Wait(CALL, now.attempt, what, done=0, total=len(children))
         case Retryable():
             return _again(now, result, jitter)
 
@@ -129,14 +130,19 @@ def _again(now: Situation, result: Retryable, jitter: float) -> Decision:
     delay = grown * (0.5 + jitter / 2)
     if result.after is not None:
         delay = max(delay, timedelta(seconds=result.after))
-    return Wait(delay, attempt, result.message, error)
+    return Wait(delay, attempt, _another(result.message), error)
+
+
+def _another(message: str) -> str:
+    """What it waits for, as a noun, with what went wrong."""
+    return f"another attempt ({message})"
 
 
 def _give_up(now: Situation, error: Mapping[str, Any]) -> Decision:
     if now.direction is Direction.BACK:
         # An undo is never given up: it waits at its ceiling, and the alarm is the error on the job.
         ceiling = now.steps[now.position].retry.ceiling
-        return Wait(ceiling, now.attempt + 1, str(error["message"]), error)
+        return Wait(ceiling, now.attempt + 1, _another(str(error["message"])), error)
     if now.only_forward:
         return Wait(None, now.attempt, str(error["message"]), error)
     return turn_back(now, error, done=False)

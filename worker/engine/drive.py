@@ -91,7 +91,8 @@ def _act(walk: Walk, world: object, tenure: Tenure, bound: Any) -> Result:
     if walk.children is not None and walk.children.open:
         children = walk.children
         ended = children.total - children.open
-        return NotYet(f"{children.open} of {children.total} jobs", CALL, done=ended, total=children.total)
+        what = f"{children.open} of {children.total} {'job' if children.total == 1 else 'jobs'}"
+        return NotYet(what, CALL, done=ended, total=children.total)
     effect = step.do if walk.direction is Direction.FORWARD else step.undo
     try:
         result = _checked(walk, effect(walk.passage(tenure), world))

@@ -44,7 +44,7 @@ class Pause:
     @property
     def target(self) -> str:
         """The words that a command takes."""
-        return f"{self.scope} {self.what}".strip()
+        return f"{'node' if self.scope == 'host' else self.scope} {self.what}".strip()
 
     @property
     def end(self) -> str:
@@ -162,7 +162,7 @@ def _running(job: Standing) -> Iterator[Reason]:
     yield Reason("running", f"it runs: {_where(job)}{since}, on {name}")
     for pause in job.pauses:
         if pause.scope == "host" and pause.what == host:
-            yield Reason("drained", f"its host is drained, so it is given back at its next boundary: {pause}", pause.end)
+            yield Reason("drained", f"its node is drained, so it is given back at its next boundary: {pause}", pause.end)
 
 
 def _stopping(job: Standing) -> Iterator[Reason]:

@@ -57,6 +57,7 @@ class Reply:
     args: Mapping[str, Any]
     facts: Facts = field(default_factory=dict)  #: what `rows` learned inside the transaction
     again: bool = False  #: another claim had better come at once: this job is due already, or somebody waited for its rest
+    error: Mapping[str, Any] | None = None  #: why it was asked to end, where it was
 
 
 class Tenure(Protocol):
@@ -155,7 +156,7 @@ class Walk:
             stored={**self.stored, self.name: learned} if learned else self.stored,
             stop=reply.stop,
             cancelled=self.cancelled or reply.stop == "cancelled",
-            error=move.error or self.error,
+            error=reply.error or move.error or self.error,
         )
 
 

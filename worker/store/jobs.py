@@ -305,14 +305,15 @@ class Transactions:
                 done = connection.execute(
                     text(
                         "SELECT j.args, CASE WHEN j.superseded_by IS NOT NULL THEN 'superseded' "
-                        "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts "
+                        "WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled' END AS stop, s.facts, "
+                        "CASE WHEN j.cancel_requested_at IS NOT NULL THEN j.error END AS error "
                         "FROM worker.steps s JOIN worker.jobs j ON j.id = s.job_id "
                         "WHERE s.job_id = :job AND s.direction = :direction AND s.position = :position "
                         "AND s.status = 'done' AND s.fence = :fence"
                     ),
                     {key: record[key] for key in ("job", "direction", "position", "fence")},
                 ).one_or_none()
-            return Reply(done.stop, done.args, done.facts) if done is not None else self._once(record, rows)
+            return Reply(done.stop, done.args, done.facts, error=done.error) if done is not None else self._once(record, rows)
         except DBAPIError as error:
             if not connect.lost(error) and not connect.answered(error):
                 raise
@@ -329,7 +330,7 @@ def _say_broken(record: Record, error: Exception) -> None:
 
 
 def _replies(answer: Sequence[Any]) -> dict[str, Reply]:
-    return {row["job"]: Reply(row["stop"], row["args"], again=row["again"]) for row in answer}
+    return {row["job"]: Reply(row["stop"], row["args"], again=row["again"], error=row["error"]) for row in answer}
 
 
 def _one(cursor: Any) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from worker.crypto import envelope
 from worker.crypto.keyring import StaticKey
 from worker.domain import Secret, WorkspaceId, WorkspaceStatus
 from worker.errors import CryptoError, Refused, Tampered
-from worker.forbidden import Scope, is_name, refuse_forbidden, refuse_name
+from worker.forbidden import Scope, is_name, refuse_forbidden, refuse_large, refuse_name, refuse_unbearable
 from worker.store.tables import global_secrets, workspace_secrets, workspaces
 
 log = structlog.get_logger()
@@ -39,8 +39,8 @@ class StoredName:
 def open_all(connection: Connection, key: StaticKey, workspace_id: WorkspaceId) -> dict[str, Secret]:
     """Name → value of everything stored for the workspace: global ones first, its own win. All of it or nothing.
 
-    Raises a CryptoError ("failed to decrypt global secret" or "… workspace secret", which names no key) when a single row
-    cannot be opened, also one that is overridden; Refused or Misconfigured for a name that may not be injected.
+    Raises a CryptoError ("failed to decrypt global secret" or "… workspace secret"; its hint names the secret) when a single row
+    cannot be opened, also one that is overridden; Refused or Misconfigured for what may not or cannot be injected.
     """
     values: dict[str, Secret] = {}
     own: set[str] = set()
@@ -49,15 +49,17 @@ def open_all(connection: Connection, key: StaticKey, workspace_id: WorkspaceId) 
         if row.scope == Scope.WORKSPACE:
             own.add(row.key)
     refuse_forbidden(values, own=own)
+    refuse_unbearable(values, own=own)
     return values
 
 
 def seal_into(connection: Connection, key: StaticKey, name: str, value: Secret, workspace_id: WorkspaceId | None = None) -> None:
     """Store `value` under `name`, sealed as version 1, over whatever stood there. Without a workspace it is global.
 
-    Raises Refused: a forbidden or malformed name, a value with a NUL byte, a workspace that is absent or removed.
+    Raises Refused: a forbidden or malformed name, a value with a NUL byte or too large, a workspace that is absent or removed.
     """
     refuse_name(name, _scope(workspace_id))
+    refuse_large(name, value)
     row = {"key": name, "encrypted_value": envelope.seal(_payload(value), key), "encryption_version": envelope.STATIC}
     if workspace_id is None:
         statement = insert(global_secrets).values(row)
@@ -155,7 +157,9 @@ def _opened(row: Row[Any], key: StaticKey, workspace_id: WorkspaceId) -> Secret:
             workspace=workspace_id,
             key=key.fingerprint(),
         )
-        raise type(error)(f"failed to decrypt {row.scope} secret", hint=error.hint) from error
+        # The message is the platform's, shown to tenants to the letter; which one it is stands in the hint.
+        hint = f"{name} does not open: {error.hint}" if name else error.hint
+        raise type(error)(f"failed to decrypt {row.scope} secret", hint=hint) from error
 
 
 def _text(payload: bytes) -> Secret:

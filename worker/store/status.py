@@ -104,10 +104,29 @@ def concerned(connection: Connection, scope: str, what: str) -> int:
     return int(connection.execute(counted, {"what": what} if scope != "all" else {}).scalar_one())
 
 
-def hosts(connection: Connection) -> list[str]:
-    """Where processes live now."""
-    found = "SELECT DISTINCT host FROM worker.processes WHERE lease_until > clock_timestamp() ORDER BY host"
-    return list(connection.execute(text(found)).scalars())
+def nodes(connection: Connection) -> list[str]:
+    """The computers on which processes live, or of late have: rows of the dead are forgotten after an hour."""
+    return list(connection.execute(text("SELECT DISTINCT host FROM worker.processes ORDER BY host")).scalars())
+
+
+def nodes_serving(connection: Connection, host: str) -> list[str] | None:
+    """The nodes whose living processes serve this host of workspaces, `NAME` or `BACKEND.NAME`. None where it is none."""
+    found = connection.execute(
+        text(
+            "SELECT DISTINCT p.host FROM worker.processes p, unnest(p.queues) AS q(queue) WHERE p.lease_until > clock_timestamp() "
+            "AND (q.queue = :host OR right(q.queue, length(:host) + 1) = '.' || :host) ORDER BY p.host"
+        ),
+        {"host": host},
+    )
+    serving = list(found.scalars())
+    placed = text("SELECT EXISTS (SELECT FROM worker.placements p WHERE :host IN (p.host, p.backend || '.' || p.host))")
+    return serving if serving or connection.execute(placed, {"host": host}).scalar_one() else None
+
+
+def is_drained(connection: Connection, node: str) -> bool:
+    """Whether it is to be left free."""
+    found = text("SELECT EXISTS (SELECT FROM worker.pauses p WHERE p.scope = 'host' AND p.what = :node)")
+    return bool(connection.execute(found, {"node": node}).scalar_one())
 
 
 def kinds(connection: Connection) -> list[str]:

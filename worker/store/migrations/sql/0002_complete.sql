@@ -102,7 +102,7 @@ CREATE TABLE worker.pauses (
     at           timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (scope, what)
 );
-COMMENT ON TABLE worker.pauses IS 'What is not claimed: a kind, an organisation, everything; and hosts that are drained.';
+COMMENT ON TABLE worker.pauses IS 'What is not claimed: a kind, an organisation, everything; and nodes (scope host: where worker processes run) that are drained.';
 
 CREATE TABLE worker.children (
     parent   uuid NOT NULL,

@@ -7,6 +7,11 @@ DECLARE
     v worker.jobs;
     v_error jsonb;
 BEGIN
+    -- It is all that whoever finds the job cancelled will learn.
+    IF coalesce(cancel.reason, '') !~ '\S' THEN
+        RAISE EXCEPTION 'cancel job %: a reason is needed', cancel.job_id USING ERRCODE = '22023',
+            HINT = 'a cancel cannot be taken back; say why';
+    END IF;
     SELECT * INTO v FROM worker.jobs j WHERE j.id = cancel.job_id FOR UPDATE;
     IF NOT FOUND OR v.state IN ('succeeded', 'failed', 'cancelled') THEN
         RETURN false;
@@ -16,7 +21,7 @@ BEGIN
     END IF;
     INSERT INTO worker.job_events (job_id, what, actor, detail)
         VALUES (v.id, 'cancel_requested', cancel.requested_by, jsonb_build_object('reason', left(cancel.reason, 500)));
-    v_error := jsonb_build_object('code', 'cancelled', 'message', 'cancelled: ' || left(coalesce(cancel.reason, ''), 500),
+    v_error := jsonb_build_object('code', 'cancelled', 'message', 'cancelled: ' || left(cancel.reason, 500),
         'hint', '', 'blame', 'operator', 'step', v.steps[worker.stands_at(v) + 1]);
     IF v.started_at IS NULL THEN
         PERFORM worker.end_unclaimed(v.id, 'cancelled', v_error, NULL);
@@ -188,12 +193,13 @@ BEGIN
     INSERT INTO worker.job_events (job_id, what, actor, detail)
     VALUES (v.id, 'skipped', skip.requested_by, jsonb_build_object('step', skip.step, 'reason', skip.reason, 'error', v.error));
     UPDATE worker.jobs SET state = 'waiting', attempt = 0, crashes = 0, waiting_for = NULL, rung_at = NULL, run_at = clock_timestamp(),
-           due = true, error = CASE WHEN direction = 'back' THEN coalesce(error -> 'undoing', error) END WHERE id = v.id;
+           due = true, error = CASE WHEN direction = 'back' OR cancel_requested_at IS NOT NULL THEN coalesce(error -> 'undoing', error) END
+           WHERE id = v.id;
     PERFORM worker.announce(v.id, 'queued');
     RETURN true;
 END $$;
 
--- Nothing of that kind, that organisation, or at all is claimed; what runs goes on to its next wait. A host is drained: its
+-- Nothing of that kind, that organisation, or at all is claimed; what runs goes on to its next wait. A host (a node: where worker processes run) is drained: its
 -- processes give their jobs back at the next boundary. Answers whether it was not so already.
 CREATE OR REPLACE FUNCTION worker.pause(scope text, what text, reason text DEFAULT NULL, requested_by text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -206,8 +212,11 @@ BEGIN
         RAISE EXCEPTION 'pause: unknown kind %', to_json(left(pause.what, 60)) USING ERRCODE = '22023',
             HINT = 'known kinds: ' || coalesce((SELECT string_agg(k.kind, ', ' ORDER BY k.kind) FROM worker.kinds k), 'none');
     END IF;
+    IF length(pause.what) > 200 OR length(pause.reason) > 500 THEN
+        RAISE EXCEPTION 'pause: a name holds at most 200 characters, a reason at most 500' USING ERRCODE = '22023', HINT = 'shorten it';
+    END IF;
     INSERT INTO worker.pauses (scope, what, reason, requested_by)
-    VALUES (pause.scope, pause.what, left(pause.reason, 500), left(pause.requested_by, 200)) ON CONFLICT DO NOTHING;
+    VALUES (pause.scope, pause.what, pause.reason, left(pause.requested_by, 200)) ON CONFLICT DO NOTHING;
     RETURN FOUND;
 END $$;
 

@@ -127,7 +127,8 @@ BEGIN
         UPDATE worker.jobs j SET state = 'running', process_id = p_process,
                fence = (SELECT o.fence FROM own o WHERE o.job_id = j.id), claims = j.claims + 1, woken = false,
                due = true, waiting_for = NULL, started_at = coalesce(j.started_at, clock_timestamp()),
-               error = CASE WHEN j.direction = 'back' OR j.cancel_requested_at IS NOT NULL THEN j.error END
+               -- What blocks it has passed; why it undoes has not.
+               error = CASE WHEN j.direction = 'back' OR j.cancel_requested_at IS NOT NULL THEN coalesce(j.error -> 'undoing', j.error) END
         WHERE j.id = ANY (ARRAY(SELECT o.job_id FROM own o)) RETURNING j.id
     )
     SELECT (SELECT coalesce(array_agg(w.id ORDER BY array_position(p_found, w.id)), '{}') FROM won w),

@@ -3,8 +3,8 @@
 -- In: [{job, fence, direction, position, name, status, facts, error, attempt, took_ms, next: go|wait|block|rest,
 --       to_direction, to_position, to_attempt, after_ms, what, rest, job_error, units_done, units_total,
 --       spread: [{kind, args}], most, family: start|drop}]
--- Out: [{job, stop: null|superseded|cancelled, args, again}]; again: another claim had better come at
--- once, because this job waits and is due already (a call came while it ran), or somebody waited for its rest.
+-- Out: [{job, stop: null|superseded|cancelled, args, error, again}]; error: of a job that was asked to end, why. again: another claim
+-- had better come at once, because this job waits and is due already (a call came while it ran), or somebody waited for its rest.
 CREATE OR REPLACE FUNCTION worker.apply(p_decisions jsonb) RETURNS jsonb
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -17,7 +17,7 @@ BEGIN
             facts jsonb, error jsonb, attempt int, took_ms float8, next text, to_direction text, to_position int, to_attempt int,
             after_ms float8, what text, rest text, job_error jsonb, units_done bigint, units_total bigint)
     ), held AS MATERIALIZED (
-        SELECT j.id, j.subject, j.args, j.superseded_by, j.cancel_requested_at FROM worker.jobs j JOIN d ON j.id = d.job
+        SELECT j.id, j.subject, j.args, j.superseded_by, j.cancel_requested_at, j.error FROM worker.jobs j JOIN d ON j.id = d.job
         -- Not a plain equation, because the planner would read the whole index of running jobs for it, dead entries and all.
         WHERE j.id = ANY (ARRAY(SELECT e.job FROM d AS e)) AND j.fence = d.fence AND coalesce(j.state = 'running', false) ORDER BY j.id FOR NO KEY UPDATE OF j
     ), noted AS (
@@ -32,7 +32,10 @@ BEGIN
         UPDATE worker.jobs j SET
             state = CASE d.next WHEN 'go' THEN 'running'
                 -- Superseded in its very last step it has not succeeded: whatever it made is about to go.
-                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NULL THEN d.rest ELSE 'cancelled' END
+                -- Asked to end while it went forward, and nothing is left to undo: that is what was asked for.
+                WHEN 'rest' THEN CASE WHEN j.superseded_by IS NOT NULL THEN 'cancelled'
+                                      WHEN d.rest = 'failed' AND d.direction = 'forward' AND j.cancel_requested_at IS NOT NULL THEN 'cancelled'
+                                      ELSE d.rest END
                 -- Who was superseded, cancelled or widened meanwhile does not block: the next claim sees to it.
                 WHEN 'block' THEN CASE WHEN j.woken OR j.superseded_by IS NOT NULL THEN 'waiting' ELSE 'blocked' END
                 ELSE 'waiting' END,
@@ -41,6 +44,9 @@ BEGIN
             error = CASE WHEN d.next = 'rest' AND j.superseded_by IS NOT NULL
                               THEN worker.superseded_error((SELECT o.kind FROM worker.jobs o WHERE o.id = j.superseded_by), d.name)
                          WHEN d.next = 'rest' AND d.rest = 'succeeded' THEN d.job_error
+                         -- Who was asked to end goes back for that reason, whatever its step made of it: one that breaks off
+                         -- because it was told to says so in its own row.
+                         WHEN d.direction = 'forward' AND j.cancel_requested_at IS NOT NULL AND (d.next <> 'block' OR j.woken) THEN j.error
                          ELSE coalesce(d.job_error, j.error) END,
             -- Whatever was decided, this step did not kill its process.
             crashes = 0, rung_at = NULL, woken = false, units_done = d.units_done, units_total = d.units_total,
@@ -61,7 +67,7 @@ BEGIN
     )
     SELECT (SELECT jsonb_agg(jsonb_build_object('job', h.id, 'args', h.args, 'stop',
                 CASE WHEN h.superseded_by IS NOT NULL THEN 'superseded' WHEN h.cancel_requested_at IS NOT NULL THEN 'cancelled' END,
-                'again', coalesce(m.again, false))) FROM held h LEFT JOIN moved m ON m.id = h.id),
+                'error', CASE WHEN h.cancel_requested_at IS NOT NULL THEN h.error END, 'again', coalesce(m.again, false))) FROM held h LEFT JOIN moved m ON m.id = h.id),
            (SELECT array_agg(m.id) FROM moved m WHERE m.next = 'rest')
     INTO v_reply, v_rested;
     IF v_rested IS NOT NULL THEN
