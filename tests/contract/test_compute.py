@@ -294,6 +294,7 @@ def test_a_privileged_tier_starts_or_it_is_said_whose_fault_it_is_and_nothing_st
     else:
         assert handle is not None
         assert handle.url is not None
+        assert world.compute.ensure_started(spec.workspace_id) == handle
         seen = world.compute.inspect(spec.workspace_id)
         assert (seen.presence, seen.handle, seen.url) == (Presence.RUNNING, made, handle.url)
 

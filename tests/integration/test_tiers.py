@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ import pytest
 from docker import APIClient
 from sqlalchemy import text
 
+from config import settings
 from config.settings import runtimes
 from tasks.catalogue import KINDS
 from tests.agents import nowhere
@@ -23,6 +24,7 @@ from tests.rows import add_workspace, row_of, set_columns
 from tests.serving import served
 from tests.toys import process, state, status
 from tests.waiting import until
+from worker.assembly import assemble
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
 from worker.backends.memory import MemoryCompute
@@ -191,6 +193,15 @@ def test_a_row_of_another_program_is_not_admitted_where_tenants_share_the_host(
     assert (job["error"]["step"], job["error"]["code"], job["error"]["message"]) == ("admit", "tier_refused", said)
     assert row_of(database, workspace).last_sample_error == said
     assert left(database, world, workspace) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("org", "saas"), [({"MOLECULE_ORG_ID": "acme"}, True), ({}, False)])
+def test_a_worker_process_knows_whether_tenants_share_its_host(
+    database: Database, tmp_path: Path, org: dict[str, str], saas: bool
+) -> None:
+    own = settings.load({"MOLECULE_BACKEND": "memory", "MOLECULE_WORKER_STATE_DIR": str(tmp_path), **org})
+    with ExitStack() as closing:
+        assert assemble(own, database.engine, 0, closing).saas is saas
 
 
 class Raising(SimulatedImages):

@@ -82,7 +82,7 @@ def tier_limits(tier: int, sizes: Mapping[int, Size], cores: int) -> dict[str, A
     if tier == 1:
         return {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": "rw,noexec,nosuid,size=64m"}}  # noqa: S108 -- inside the container
     size = sizes.get(tier, sizes[DEFAULT_TIER])
-    # All there are, where the tier would have more: an engine refuses a quota that its host cannot fill, and takes none for no limit.
+    # All there are, where the tier would have more: an engine refuses a quota that its host cannot fill. None would be no limit.
     quota = min(size.nano_cpus, max(1, cores) * 1_000_000_000)
     return {"Memory": size.memory_bytes, "MemorySwap": size.memory_bytes, "NanoCpus": quota}
 
