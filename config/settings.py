@@ -55,7 +55,11 @@ class Settings(BaseModel):
         None, alias="PLATFORM_URL", description="Where workspaces register. Default: the worker's own receiver."
     )
     molecule_env: str = Field("development", alias="MOLECULE_ENV", description="`production` refuses to start without a key.")
-    molecule_org_id: str | None = Field(None, alias="MOLECULE_ORG_ID", description="Set on a multi-tenant installation.")
+    molecule_org_id: str | None = Field(
+        None,
+        alias="MOLECULE_ORG_ID",
+        description="Set on a multi-tenant installation, where tiers 3 and 4 are refused: they are root on the host.",
+    )
     secrets_encryption_key: SecretStr | None = Field(
         None,
         alias="SECRETS_ENCRYPTION_KEY",
@@ -154,6 +158,7 @@ class Settings(BaseModel):
         "redis_url",
         "celery_broker_url",
         "platform_url",
+        "molecule_org_id",
         "image_registry",
         "otlp_endpoint",
         "traceparent",
@@ -168,6 +173,11 @@ class Settings(BaseModel):
     def production(self) -> bool:
         """Trimmed and lower-cased `prod` or `production`, as the platform reads MOLECULE_ENV."""
         return self.molecule_env.strip().lower() in {"prod", "production"}
+
+    @property
+    def saas(self) -> bool:
+        """Whether this is a multi-tenant installation, as the platform reads it: an empty id is none."""
+        return self.molecule_org_id is not None
 
     @property
     def broker_url(self) -> SecretStr | None:

@@ -5,10 +5,11 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from docker import APIClient
-from docker.errors import DockerException
+from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 
 from tests.conftest import missing
@@ -49,6 +50,21 @@ def demo_images(client: APIClient) -> Iterator[DemoImages]:
     yield images
     for image in (images.crashing, images.unstartable, images.runtime):
         client.remove_image(image, force=True)
+
+
+def grants_privileges(client: APIClient, image: str) -> bool:
+    """Whether this engine can start a privileged container: asked of the engine itself, because some machines' kernels say no."""
+    config = {"Image": image, "Entrypoint": ["/bin/busybox", "true"], "HostConfig": {"Privileged": True, "PidMode": "host"}}
+    make: Any = client.create_container_from_config
+    probe: str = make(config)["Id"]
+    try:
+        client.start(probe)
+    except APIError:
+        return False
+    else:
+        return True
+    finally:
+        client.remove_container(probe, force=True)
 
 
 def _build(client: APIClient, tag: str, files: dict[str, bytes]) -> None:

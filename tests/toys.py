@@ -107,6 +107,7 @@ def process(
     left: Event | None = None,
     assembly_s: float = 0.0,
     traced: bool = False,
+    backend: str = "memory",
 ) -> Iterator[Runtime]:
     """A worker process's runtime inside this one. Its world takes `assembly_s` seconds to be put together.
 
@@ -115,7 +116,7 @@ def process(
     settings = environment.load(
         {
             "DATABASE_URL": database.url.reveal(),
-            "MOLECULE_BACKEND": "memory",
+            "MOLECULE_BACKEND": backend,
             "MOLECULE_WORKER_SLOTS": str(slots),
             "MOLECULE_WORKER_LEASE_S": str(lease_s),
             "MOLECULE_WORKER_POLL_S": str(poll_s),

@@ -59,6 +59,7 @@ def assemble(settings: Settings, engine: Engine, process_id: int, closing: ExitS
         runtimes=runtimes(),
         platform_url=lambda: settings.platform_url or f"http://{receiver_address(settings, compute)}",
         passthrough=_passthrough(settings, os.environ),
+        saas=settings.saas,
         answers=lambda: pulse.beating,
     )
 

@@ -113,7 +113,7 @@ def _face_workspaces(own: environment.Settings, url: Secret, stop: Event, closin
     closing.callback(cache.close)
     compute = compute_of(own, engine)
     closing.callback(compute.close)
-    application = receiver_application(engine, cache, saas=own.molecule_org_id is not None)
+    application = receiver_application(engine, cache, saas=own.saas)
     listeners = once.Listeners(application, _addresses(own, compute), stop)
     listeners.start()
     closing.callback(listeners.join, 5.0)

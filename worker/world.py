@@ -25,6 +25,7 @@ class World:
     runtimes: Runtimes
     platform_url: Callable[[], str]  #: where this host's workspaces register; asked late, because Docker's network may come late
     passthrough: Mapping[str, Secret]  #: host variables that every workspace receives
+    saas: bool  #: whether tenants share the host
     answers: Callable[[], bool]  #: whether the backend's host can take work right now
 
     @contextmanager

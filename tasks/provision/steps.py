@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Connection
 
 from tasks.provision import inputs
+from worker.backends.tiers import refuse_tier
 from worker.domain import JobId, Placement, Presence, Secret, Workspace, WorkspaceId, WorkspaceSpec, WorkspaceStatus
 from worker.engine.machine import Done, NotYet, Passage
 from worker.errors import Blame, Fatal, Foreign, Misconfigured, Refused, Retryable
@@ -91,7 +92,7 @@ def ensure_storage(passage: Passage, world: World) -> Done:
         workspace = _workspace(connection, passage)
         place = workspaces.placement(connection, workspace.id)
     # Without secrets and files, because a volume is given neither.
-    world.compute.ensure_storage(_spec(passage, workspace, place))
+    world.compute.ensure_storage(_spec(passage, world, workspace, place))
     present = [thing.name for thing in world.compute.things(_id(passage))]
     return Done({"volumes": sorted(present)})
 
@@ -109,7 +110,7 @@ def ensure_container(passage: Passage, world: World) -> Done:
     token = tokens.mint()
     given = _inputs(passage, world)
     spec = replace(
-        _spec(passage, given.workspace, given.place),
+        _spec(passage, world, given.workspace, given.place),
         environment=_environment(given, world),
         files={".auth_token": token},
         defaults={"config.yaml": _configuration(passage, given, world).text},
@@ -205,6 +206,7 @@ def _admitted(connection: Connection, passage: Passage, world: World) -> Workspa
         raise Refused("provision workspace: it is online already", hint="nothing has to be done", code="already_online")
     if workspace.status in _STOPPED:
         raise Refused(f"provision workspace: it is {workspace.status}", hint="resume it", code="stopped")
+    refuse_tier("provision workspace", workspace.tier, saas=world.saas)
     return workspace
 
 
@@ -256,8 +258,10 @@ def _environment(given: _Inputs, world: World) -> dict[str, Secret]:
     )
 
 
-def _spec(passage: Passage, workspace: Workspace, place: Placement | None) -> WorkspaceSpec:
+def _spec(passage: Passage, world: World, workspace: Workspace, place: Placement | None) -> WorkspaceSpec:
     """Good for storage; a container needs environment and files as well."""
+    # Again, because another program may have raised the row's tier since the admission.
+    refuse_tier("provision workspace", workspace.tier, saas=world.saas)
     return WorkspaceSpec(
         workspace_id=workspace.id,
         job_id=JobId(passage.id),

@@ -6,11 +6,23 @@ from uuid import uuid4
 import pytest
 
 from tests.computing import bring_up
-from tests.contract.worlds import World
+from tests.contract.worlds import Found, World
 from tests.waiting import until
 from worker.backends.names import config_volume, session_volume, workspace_volume
-from worker.domain import JobId, Observation, Presence, Secret, ThingKind, WorkspaceId, WorkspaceSpec, container_name, short_id
-from worker.errors import Foreign, Refused, Unreachable, WorkerError
+from worker.backends.tiers import Reach
+from worker.domain import (
+    Handle,
+    JobId,
+    Observation,
+    Presence,
+    Secret,
+    ThingKind,
+    WorkspaceId,
+    WorkspaceSpec,
+    container_name,
+    short_id,
+)
+from worker.errors import BackendBusy, Foreign, Misconfigured, Refused, Unreachable, WorkerError
 
 TOKEN = "tok-äöü-'\"$HOME\\ no newline at the end"
 AWKWARD = "two\nlines, 'single' \"double\" $HOME `id` ${x} \\n é = end "
@@ -38,6 +50,14 @@ def other(spec: WorkspaceSpec, **changes: object) -> WorkspaceSpec:
 
 def resting(seen: Observation) -> Observation | None:
     return seen if seen.reason == "restarting" else None
+
+
+def started(world: World, spec: WorkspaceSpec) -> Handle | None:
+    """None while another workspace has the host's port: maybe one of another run of these tests."""
+    try:
+        return world.compute.ensure_started(spec.workspace_id)
+    except BackendBusy:
+        return None
 
 
 def namesake(spec: WorkspaceSpec) -> WorkspaceSpec:
@@ -236,12 +256,59 @@ def test_ids_that_begin_alike_never_delete_each_other(world: World, spec: Worksp
     assert len(world.compute.things(spec.workspace_id)) == 3
 
 
+@pytest.mark.parametrize(
+    ("tier", "reach"),
+    [
+        (1, Reach()),
+        (2, Reach()),
+        (3, Reach(privileged=True, host_pids=True)),
+        (4, Reach(privileged=True, host_pids=True, host_network=True, engine_socket=True)),
+    ],
+)
+def test_a_tier_has_of_the_host_what_it_says_and_lies_in_the_same_files(
+    world: World, spec: WorkspaceSpec, tier: int, reach: Reach
+) -> None:
+    made = world.compute.ensure_created(other(spec, tier=tier, runtime="claude-code"))
+    assert world.reach(spec.workspace_id) == reach
+    seen = world.compute.inspect(spec.workspace_id)
+    assert (seen.presence, seen.handle, seen.url, seen.reason) == (Presence.STOPPED, made, None, None)
+    assert world.file(spec.workspace_id, ".auth_token") == Found(TOKEN.encode(), 0o600)
+    planned = {thing.name for thing in world.compute.plan(spec.workspace_id, "claude-code", tier)}
+    assert {thing.name for thing in world.compute.things(spec.workspace_id)} == planned
+
+
 @pytest.mark.parametrize("tier", [3, 4])
-def test_privileged_tiers_are_refused_before_anything_is_made(world: World, spec: WorkspaceSpec, tier: int) -> None:
-    handle = bring_up(world.compute, spec)
-    with pytest.raises(Refused, match="later release"):
-        bring_up(world.compute, other(spec, tier=tier))
-    assert world.compute.inspect(spec.workspace_id).handle == handle.id
+def test_a_privileged_tier_starts_or_it_is_said_whose_fault_it_is_and_nothing_stays(
+    world: World, spec: WorkspaceSpec, tier: int
+) -> None:
+    made = world.compute.ensure_created(other(spec, tier=tier))
+    try:
+        handle = until(lambda: started(world, spec), what="its turn on this host")
+    except Misconfigured as refusal:
+        assert not world.grants_privileges()
+        assert refusal.code == "privileges_refused"
+        assert refusal.message == "start container: the engine cannot give a container more privileges than it has itself"
+        assert "tier 1 or 2" in refusal.hint
+        assert world.compute.inspect(spec.workspace_id).presence is Presence.GONE
+        assert {thing.kind for thing in world.compute.things(spec.workspace_id)} == {ThingKind.VOLUME}
+    else:
+        assert handle is not None
+        assert handle.url is not None
+        assert world.compute.ensure_started(spec.workspace_id) == handle
+        seen = world.compute.inspect(spec.workspace_id)
+        assert (seen.presence, seen.handle, seen.url) == (Presence.RUNNING, made, handle.url)
+
+
+def test_one_workspace_at_a_time_has_the_host_s_port(world: World, spec: WorkspaceSpec) -> None:
+    holder = world.hold_host_port()
+    made = world.compute.ensure_created(other(spec, tier=4))
+    with pytest.raises(BackendBusy) as refusal:
+        world.compute.ensure_started(spec.workspace_id)
+    assert refusal.value.code == "port_taken"
+    assert holder not in refusal.value.message + refusal.value.hint
+    # It waits for its turn as it is; who has a network of its own need not wait.
+    assert world.compute.inspect(spec.workspace_id).handle == made
+    bring_up(world.compute, other(spec, workspace_id=WorkspaceId(str(uuid4()))))
 
 
 @pytest.mark.parametrize("path", ["../token", "/etc/passwd", "a/../../b", "", "a//b"])

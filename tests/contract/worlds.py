@@ -11,13 +11,14 @@ from uuid import uuid4
 from docker import APIClient
 from docker.errors import NotFound
 
-from tests.demo_image import DemoImages
+from tests.demo_image import DemoImages, grants_privileges
 from worker.backends.docker import DockerCompute
 from worker.backends.docker_shape import Shape
 from worker.backends.memory import MemoryCompute
 from worker.backends.memory_world import Container, Fault, Host
 from worker.backends.memory_world import File as MemoryFile
 from worker.backends.names import config_volume
+from worker.backends.tiers import Reach, reach_of
 from worker.domain import WorkspaceSpec, container_name
 from worker.ports import Compute
 
@@ -55,6 +56,15 @@ class World(Protocol):
 
     def names(self) -> set[str]:
         """Everything on the host, labelled or not, that bears a workspace's name."""
+
+    def reach(self, workspace_id: str) -> Reach:
+        """What its container has of the host, as the host says."""
+
+    def grants_privileges(self) -> bool:
+        """Whether the host can start what is privileged at all."""
+
+    def hold_host_port(self) -> str:
+        """Somebody's workspace runs on the host's own network; its container's name."""
 
     def crashing(self, spec: WorkspaceSpec) -> WorkspaceSpec:
         """The spec whose process ends at once, again and again."""
@@ -131,6 +141,33 @@ class DockerWorld:
             name for name in containers | {found["Name"] for found in self.client.volumes()["Volumes"] or []} if name[:3] == "ws-"
         }
 
+    def reach(self, workspace_id: str) -> Reach:
+        found = self.client.inspect_container(container_name(workspace_id))
+        host = found["HostConfig"]
+        return Reach(
+            privileged=host["Privileged"],
+            host_pids=host["PidMode"] == "host",
+            host_network=host["NetworkMode"] == "host" and list(found["NetworkSettings"]["Networks"]) == ["host"],
+            engine_socket="/var/run/docker.sock" in {mount["Destination"] for mount in found["Mounts"]},
+        )
+
+    def grants_privileges(self) -> bool:
+        return grants_privileges(self.client, self.image)
+
+    def hold_host_port(self) -> str:
+        name = f"holder-{uuid4().hex[:8]}"
+        # It only sleeps: the tests take no port of the machine.
+        config = {
+            "Image": self.image,
+            "Entrypoint": ["/bin/busybox", "sleep", "600"],
+            "Labels": {"molecule.platform.managed": "true"},
+            "HostConfig": {"NetworkMode": "host"},
+        }
+        make: Any = self.client.create_container_from_config
+        self.occupied.append(make(config, name)["Id"])
+        self.client.start(self.occupied[-1])
+        return name
+
     def crashing(self, spec: WorkspaceSpec) -> WorkspaceSpec:
         return replace(spec, image=self.images.crashing)
 
@@ -200,6 +237,18 @@ class MemoryWorld:
     def names(self) -> set[str]:
         world = self.host.now()
         return {name for name in [*world.containers, *world.volumes] if name[:3] == "ws-"}
+
+    def reach(self, workspace_id: str) -> Reach:
+        return self.host.now().containers[container_name(workspace_id)].reach
+
+    def grants_privileges(self) -> bool:
+        return True
+
+    def hold_host_port(self) -> str:
+        name = f"holder-{uuid4().hex[:8]}"
+        with self.host.change() as world:
+            world.containers[name] = Container(uuid4().hex, {}, [], running=True, reach=reach_of(4))
+        return name
 
     def crashing(self, spec: WorkspaceSpec) -> WorkspaceSpec:
         self.memory.script("ensure_started", Fault.DIES)

@@ -193,6 +193,22 @@ def test_a_setting_that_is_none_is_refused_by_its_name_and_not_repeated(shell: S
     assert value not in ran.err
 
 
+@pytest.mark.parametrize("tier", ["3", "4"])
+def test_whoever_would_be_root_on_a_host_that_tenants_share_is_refused_at_the_door(
+    shell: Shell, database: Database, tier: str
+) -> None:
+    before = rows(database)
+
+    ran = shell("workspaces", "create", "--name", "a", "--tier", tier, MOLECULE_ORG_ID="acme")
+
+    assert ran.code == 2
+    assert ran.error == f"create workspace: tier {tier} is root on the host, which tenants share on this installation"
+    assert ran.hint == "choose tier 1 or 2"
+    assert rows(database) == before
+    assert shell("workspaces", "create", "--name", "a", "--tier", "2", MOLECULE_ORG_ID="acme").code == 0
+    assert shell("workspaces", "create", "--name", "a", "--tier", tier, MOLECULE_ORG_ID="").code == 0
+
+
 def test_a_dotenv_file_is_refused_by_the_number_of_its_line(shell: Shell, database: Database, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("A=1\n# fine\nhunter2 hunter3\n")
 

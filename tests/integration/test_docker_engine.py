@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -16,9 +17,9 @@ from tests.demo_image import DemoImages, demo_images, engine
 from tests.listening import platform
 from tests.waiting import until
 from worker.backends.docker import DockerCompute
-from worker.backends.names import config_volume, workspace_volume
-from worker.domain import JobId, Presence, Secret, WorkspaceId, WorkspaceSpec, container_name, short_id
-from worker.errors import Foreign, Refused, Retryable
+from worker.backends.names import config_volume, labels_of, workspace_volume
+from worker.domain import Handle, JobId, Presence, Secret, WorkspaceId, WorkspaceSpec, container_name, short_id
+from worker.errors import BackendBusy, Foreign, Refused, Retryable
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,30 @@ def test_the_address_follows_a_restart(world: DockerWorld, spec: WorkspaceSpec) 
             return False
 
     until(card, what="the card at the address of now")
+
+
+def test_on_the_host_s_network_the_address_is_the_host_s_and_a_second_start_is_not_refused(
+    world: DockerWorld, spec: WorkspaceSpec
+) -> None:
+    config = {
+        # As tier 4 but for its privileges, which not every engine can give; it only sleeps and takes no port.
+        "HostConfig": {"NetworkMode": "host", "PidMode": "host"},
+        "Entrypoint": ["/bin/busybox", "sleep", "600"],
+        "Image": world.image,
+        "Labels": labels_of(spec, world.installation_id),
+    }
+    make: Any = world.client.create_container_from_config
+    made = Handle(make(config, container_name(spec.workspace_id))["Id"], "http://127.0.0.1:8000")
+
+    def started() -> Handle | None:
+        try:
+            return world.compute.ensure_started(spec.workspace_id)
+        except BackendBusy:  # another run of these tests has the host's port
+            return None
+
+    assert until(started) == made
+    assert until(started) == made
+    assert world.compute.inspect(spec.workspace_id).url == made.url
 
 
 def twin(world: DockerWorld, labels: dict[str, str]) -> None:

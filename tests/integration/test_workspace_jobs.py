@@ -80,6 +80,7 @@ def setting(database: Database, tmp_path: Path) -> Iterator[Setting]:
             runtimes=runtimes(),
             platform_url=lambda: str(client.base_url),
             passthrough={},
+            saas=False,
             answers=lambda: True,
         )
         yield Setting(database, world, compute)

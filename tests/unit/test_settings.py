@@ -59,6 +59,13 @@ def test_production_is_read_as_the_platform_reads_it(value: str, production: boo
     assert settings.load({"MOLECULE_ENV": value}).production is production
 
 
+@pytest.mark.parametrize(
+    ("environment", "saas"), [({}, False), ({"MOLECULE_ORG_ID": ""}, False), ({"MOLECULE_ORG_ID": "acme"}, True)]
+)
+def test_an_installation_is_multi_tenant_when_its_organisation_has_an_id(environment: dict[str, str], saas: bool) -> None:
+    assert settings.load(environment).saas is saas
+
+
 def test_every_runtime_has_a_model_and_a_deadline() -> None:
     table = settings.runtimes()
 

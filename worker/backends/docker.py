@@ -11,10 +11,11 @@ from worker.backends import names
 from worker.backends.docker_engine import DockerEngine, name_of
 from worker.backends.docker_network import gateway_of, subnets_of
 from worker.backends.docker_shape import CONFIGS, Shape, container_config, mounts_of
-from worker.backends.docker_state import observation_of
+from worker.backends.docker_state import observation_of, on_host_network
 from worker.backends.mounts import Bind, refuse_directory, workspace_mount
 from worker.backends.names import Owner
 from worker.backends.tar import archive, refuse_path
+from worker.backends.tiers import second_on_host
 from worker.domain import Handle, Observation, Presence, Thing, ThingKind, WorkspaceSpec, container_name
 from worker.errors import Fatal, Refused, WorkerError
 
@@ -69,7 +70,13 @@ class DockerCompute:
         """See `Compute.ensure_created`. Whatever fails after the create, the container is removed again."""
         _refuse_host_directory(spec)
         network_id = self._network_now()["Id"]
-        config = container_config(spec, self._shape, network_id=network_id, sessions=self._keeps_sessions(spec.runtime))
+        config = container_config(
+            spec,
+            self._shape,
+            network_id=network_id,
+            sessions=self._keeps_sessions(spec.runtime),
+            cores=self._engine.cores(),
+        )
         self._remove_previous(spec.workspace_id)
         self.ensure_storage(spec)
         container_id = self._engine.create(container_name(spec.workspace_id), config, platform=self._platform)
@@ -88,6 +95,8 @@ class DockerCompute:
             raise Refused("start container: it is gone", hint="somebody removed it; retry the job", code="container_gone")
         self._refuse_other("start container", workspace_id, name, _labels(found))
         container_id = found["Id"]
+        if on_host_network(found):
+            self._refuse_second(container_id)
         try:
             self._engine.start(container_id)
         except Fatal:
@@ -223,6 +232,11 @@ class DockerCompute:
     def _is_free(self, container_id: str, path: str) -> bool:
         refuse_path(path)
         return not self._engine.lies(container_id, f"{CONFIGS}/{path}")
+
+    def _refuse_second(self, container_id: str) -> None:
+        """Whosever the other one is: installations share the host's port as well."""
+        if set(self._engine.on_host_network(f"{names.MANAGED}=true")) - {container_id}:
+            raise second_on_host()
 
     def _abandon(self, container_id: str) -> None:
         try:

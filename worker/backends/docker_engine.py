@@ -29,11 +29,19 @@ class DockerEngine:
         self._clients = Clients(base_url)
         self._starts = threading.BoundedSemaphore(starts_at_once)
         self._networking = threading.Lock()
+        self._cores: int | None = None
 
     def version(self) -> str:
         """The engine's own version."""
         with self._client("ask engine") as client:
             return str(client.version()["Version"])
+
+    def cores(self) -> int:
+        """How many cores its host has; asked once, because they are what the engine began with."""
+        if self._cores is None:
+            with self._client("ask engine") as client:
+                self._cores = int(client.info()["NCPU"])
+        return self._cores
 
     def close(self) -> None:
         """Close the connections of every thread."""
@@ -72,6 +80,11 @@ class DockerEngine:
             containers = client.containers(all=True, filters={"label": list(labels)})
             volumes = client.volumes(filters={"label": list(labels)})["Volumes"] or []
         return containers, volumes
+
+    def on_host_network(self, label: str) -> list[str]:
+        """Ids of all containers that run on the host's own network and bear `label` (`name=value`)."""
+        with self._client("list containers") as client:
+            return [found["Id"] for found in client.containers(filters={"label": [label], "network": ["host"]})]
 
     def create(self, name: str, config: Mapping[str, Any], *, platform: str) -> str:
         """Answers the container's id."""

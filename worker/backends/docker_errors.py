@@ -9,6 +9,7 @@ import requests
 import urllib3
 from docker.errors import APIError, DockerException
 
+from worker.backends.docker_shape import ENGINE_SOCKET
 from worker.errors import BackendBusy, Misconfigured, Refused, Retryable, Unreachable, WorkerError
 
 #: Everything that the client library lets through.
@@ -16,6 +17,7 @@ CLIENT_ERRORS: Final = (DockerException, requests.RequestException, urllib3.exce
 
 _START_ENGINE: Final = "start the engine (`sudo make docker-engine`) or set DOCKER_HOST"
 _LOOK: Final = "read the engine's own log"
+_UNMAP: Final = "run the engine without userns-remap, or choose tier 1 or 2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,23 @@ MEANINGS: Final = (
     Meaning(
         400, "is ambiguous", Retryable, "network_ambiguous",
         "two networks of the host bear the same name", "remove the younger one of the workspace network's name on the host",
+    ),
+    Meaning(
+        400, f"bind source path does not exist: {ENGINE_SOCKET}", Misconfigured, "engine_socket",
+        f"the host has no {ENGINE_SOCKET}, which tier 4 is given", "have the engine listen there too, or choose another tier",
+    ),
+    Meaning(
+        None, "apply caps: operation not permitted", Misconfigured, "privileges_refused",
+        "the engine cannot give a container more privileges than it has itself",
+        "run the engine with all of root's capabilities (CAP_SYS_RESOURCE is often missing), or choose tier 1 or 2",
+    ),
+    Meaning(
+        None, "incompatible with user namespaces", Misconfigured, "privileges_refused",
+        "the engine maps the users of containers, so none may be privileged", _UNMAP,
+    ),
+    Meaning(
+        None, "namespace when user namespaces are enabled", Misconfigured, "privileges_refused",
+        "the engine maps the users of containers, so none may join the host", _UNMAP,
     ),
     Meaning(
         400, "bind source path does not exist", Refused, "workspace_dir",

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from worker.backends.mounts import Bind, workspace_mount
 from worker.backends.names import config_volume, labels_of, session_volume
-from worker.backends.tiers import DEFAULT_SIZES, Size, refuse_tier
-from worker.domain import Secret, WorkspaceSpec, container_name
+from worker.backends.tiers import DEFAULT_SIZES, Reach, Size, reach_of
+from worker.domain import DEFAULT_TIER, Secret, WorkspaceSpec, container_name
 from worker.errors import Refused
 
 PORT: Final = "8000/tcp"
 CONFIGS: Final = "/configs"
 SESSIONS: Final = "/root/.claude/sessions"
+ENGINE_SOCKET: Final = "/var/run/docker.sock"
 
 RESTART_POLICIES: Final = ("no", "always", "on-failure", "unless-stopped")
 DEFAULT_RESTART_POLICY: Final = "unless-stopped"
@@ -71,35 +72,37 @@ def mounts_of(spec: WorkspaceSpec, labels: Mapping[str, str], *, sessions: bool)
             mounts.append(volume(own.name, "/workspace"))
     if sessions:
         mounts.append(volume(session_volume(spec.workspace_id), SESSIONS))
+    if reach_of(spec.tier).engine_socket:
+        mounts.append({"Type": "bind", "Source": ENGINE_SOCKET, "Target": ENGINE_SOCKET})
     return mounts
 
 
-def tier_limits(tier: int, sizes: Mapping[int, Size]) -> dict[str, Any]:
-    """What a tier adds to the host configuration. Raises Refused for tiers that are not granted yet."""
-    refuse_tier(tier)
+def tier_limits(tier: int, sizes: Mapping[int, Size], cores: int) -> dict[str, Any]:
+    """How much of the host's memory and `cores` a tier has; what is no tier has as much as tier 2."""
     if tier == 1:
         return {"ReadonlyRootfs": True, "Tmpfs": {"/tmp": "rw,noexec,nosuid,size=64m"}}  # noqa: S108 -- inside the container
-    size = sizes[tier]
-    return {"Memory": size.memory_bytes, "MemorySwap": size.memory_bytes, "NanoCpus": size.nano_cpus}
+    size = sizes.get(tier, sizes[DEFAULT_TIER])
+    # All there are, where the tier would have more: an engine refuses a quota that its host cannot fill. None would be no limit.
+    quota = min(size.nano_cpus, max(1, cores) * 1_000_000_000)
+    return {"Memory": size.memory_bytes, "MemorySwap": size.memory_bytes, "NanoCpus": quota}
 
 
-def container_config(spec: WorkspaceSpec, shape: Shape, *, network_id: str, sessions: bool) -> dict[str, Any]:
-    """The body of the engine's create call. Raises Refused for a spec that may not run."""
+def container_config(spec: WorkspaceSpec, shape: Shape, *, network_id: str, sessions: bool, cores: int) -> dict[str, Any]:
+    """The body of the engine's create call on a host of so many cores. Raises Refused for a spec that may not run."""
     labels = labels_of(spec, shape.installation)
+    reach = reach_of(spec.tier)
     host = {
         "Mounts": mounts_of(spec, labels, sessions=sessions),
-        "NetworkMode": network_id,
-        "PortBindings": {PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]},
         "RestartPolicy": {"Name": shape.restart_policy},
-        "CapDrop": ["ALL"],
-        "CapAdd": list(CAPABILITIES),
-        "SecurityOpt": ["no-new-privileges:true"],
-        "PidsLimit": _PIDS,
+        # The engine leaves it out among the host's processes, where none is the first: TERM ends each, and the host's init reaps.
         "Init": True,
         "LogConfig": _LOGS,
-        **tier_limits(spec.tier, shape.sizes),
+        **_network_mode(reach, network_id),
+        **_privileges(reach),
+        **tier_limits(spec.tier, shape.sizes, cores),
     }
     return {
+        **_attachment(reach, network_id, container_name(spec.workspace_id)),
         "Image": spec.image,
         # An agent that tells its address by its host name must tell one that its peers can resolve.
         "Hostname": container_name(spec.workspace_id),
@@ -108,5 +111,28 @@ def container_config(spec: WorkspaceSpec, shape: Shape, *, network_id: str, sess
         "ExposedPorts": {PORT: {}},
         "StopTimeout": _STOP_S,
         "HostConfig": host,
-        "NetworkingConfig": {"EndpointsConfig": {network_id: {"Aliases": [container_name(spec.workspace_id)]}}},
     }
+
+
+def _network_mode(reach: Reach, network_id: str) -> dict[str, Any]:
+    """No port is published from the host's own network: what listens there listens on the host."""
+    if reach.host_network:
+        return {"NetworkMode": "host"}
+    return {"NetworkMode": network_id, "PortBindings": {PORT: [{"HostIp": "127.0.0.1", "HostPort": ""}]}}
+
+
+def _attachment(reach: Reach, network_id: str, alias: str) -> dict[str, Any]:
+    """Where its peers find it by name. On the host's own network nobody does: the engine knows no aliases there."""
+    return {} if reach.host_network else {"NetworkingConfig": {"EndpointsConfig": {network_id: {"Aliases": [alias]}}}}
+
+
+def _privileges(reach: Reach) -> dict[str, Any]:
+    """All or as little as the entry point needs; nothing between, because what is privileged ignores the rest or breaks on it."""
+    if not reach.privileged:
+        return {
+            "CapDrop": ["ALL"],
+            "CapAdd": list(CAPABILITIES),
+            "SecurityOpt": ["no-new-privileges:true"],
+            "PidsLimit": _PIDS,
+        }
+    return {"Privileged": True, **({"PidMode": "host"} if reach.host_pids else {})}

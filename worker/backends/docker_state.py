@@ -1,14 +1,26 @@
 """Reads an engine's description of a container, because its `Running` alone also says yes to a crash loop."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from worker.backends.docker_shape import PORT
 from worker.domain import Observation, Presence
 
+#: Nothing maps the port of a container on the host's network: the agent listens on the host itself.
+_ON_HOST: Final = f"http://127.0.0.1:{PORT.partition('/')[0]}"
+
+
+def on_host_network(found: Mapping[str, Any]) -> bool:
+    """Whether it has no network but the host's."""
+    return (found.get("HostConfig") or {}).get("NetworkMode") == "host"
+
 
 def url_of(found: Mapping[str, Any]) -> str | None:
-    """Where this host reaches the container's port right now; the number changes at every restart."""
+    """Where this host reaches the container's port right now; a published port's number changes at every restart."""
+    if on_host_network(found):
+        # Only while it runs is that port its own: the engine publishes none that would vanish with it.
+        state = found.get("State") or {}
+        return _ON_HOST if state.get("Running") and not state.get("Restarting") else None
     published = ((found.get("NetworkSettings") or {}).get("Ports") or {}).get(PORT) or []
     port = published[0].get("HostPort") if published else None
     return f"http://127.0.0.1:{port}" if port else None

@@ -12,7 +12,7 @@ from worker.backends.memory_world import Container, Fault, File, Host, Volume, W
 from worker.backends.mounts import Bind, workspace_mount
 from worker.backends.names import Owner
 from worker.backends.tar import TOKEN_FILE, bytes_of, mode_of, refuse_path
-from worker.backends.tiers import refuse_tier
+from worker.backends.tiers import reach_of, second_on_host
 from worker.domain import Handle, Observation, Presence, Secret, Thing, ThingKind, WorkspaceSpec, container_name, short_id
 from worker.errors import BackendBusy, Misconfigured, Refused, Unreachable
 
@@ -60,7 +60,6 @@ class MemoryCompute:
 
     def ensure_created(self, spec: WorkspaceSpec) -> str:
         """See `Compute.ensure_created`."""
-        refuse_tier(spec.tier)
         _refuse_unusable(spec)
         after = self._faults("ensure_created", "create container")
         with self.world.change() as world:
@@ -83,6 +82,7 @@ class MemoryCompute:
             if made is None:
                 raise Refused("start container: it is gone", hint="somebody removed it; retry the job", code="container_gone")
             self._refuse_foreign(world, workspace_id)
+            _refuse_second(world, made)
             if fault is Fault.START_FAILS:
                 del world.containers[name]
             else:
@@ -223,6 +223,7 @@ class MemoryCompute:
             labels=names.labels_of(spec, self._installation),
             volumes=self._volumes_of(spec),
             running=False,
+            reach=reach_of(spec.tier),
             log=["simulated", f"token file: mode {token.mode:o}" if token else "token file: none"],
         )
         world.containers[container_name(spec.workspace_id)] = made
@@ -268,6 +269,12 @@ def _start(made: Container, *, dies: bool) -> None:
     made.running = not dies
     made.restarts = _CRASHES if dies else 0
     made.exit_code = 1 if dies else None
+
+
+def _refuse_second(world: World, made: Container) -> None:
+    others = (other for other in world.containers.values() if other.id != made.id and other.running)
+    if made.reach.host_network and any(other.reach.host_network for other in others):
+        raise second_on_host()
 
 
 def _refuse_unusable(spec: WorkspaceSpec) -> None:

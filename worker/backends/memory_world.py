@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from worker.backends.tiers import Reach
 from worker.errors import Unreachable
 
 
@@ -50,6 +51,7 @@ class Container:
     restarts: int = 0
     exit_code: int | None = None
     log: list[str] = field(default_factory=list)
+    reach: Reach = field(default_factory=Reach)
 
 
 @dataclass(slots=True)
@@ -64,7 +66,10 @@ class World:
     def of(cls, stored: Mapping[str, Any]) -> "World":
         """The world that `asdict` wrote."""
         return cls(
-            containers={name: Container(**found) for name, found in stored["containers"].items()},
+            containers={
+                name: Container(**{**found, "reach": Reach(**found.get("reach", {}))})
+                for name, found in stored["containers"].items()
+            },
             volumes={
                 name: Volume(found["labels"], {path: File(**file) for path, file in found["files"].items()})
                 for name, found in stored["volumes"].items()

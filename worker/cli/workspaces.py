@@ -76,8 +76,8 @@ def create(
     chosen = access or ("read_write" if wishes["workspace_dir"] else "none")
     parent = None if parent_id is None else context.checked_id(parent_id, "workspace")
     wanted = NewWorkspace(**wishes, tier=int(tier), parent_id=parent, workspace_access=chosen)
-    _refuse(wanted, org)
     own = context.settings()
+    _refuse(wanted, org, saas=own.saas)
     values = _secrets(asked, secret_file)
     engine = context.open_database(own)
     workspace_id, job_id = _store(own, engine, wanted, org, values)
@@ -176,12 +176,14 @@ def delete(workspace_id: str, *, dry_run: bool, wait: bool) -> int:
     return words.DONE
 
 
-def _refuse(wanted: "NewWorkspace", org: str) -> None:
+def _refuse(wanted: "NewWorkspace", org: str, *, saas: bool) -> None:
     """Before a person is asked for a secret, and before anything is stored."""
     from config.settings import runtimes
+    from worker.backends.tiers import refuse_tier
     from worker.new_workspace import refuse_unfit
 
     refuse_unfit(wanted, runtimes().runtimes)
+    refuse_tier("create workspace", wanted.tier, saas=saas)
     if org and _SLUG.fullmatch(org) is None:
         raise Refused("create workspace: the organisation is not a slug", hint="a-z, 0-9 and dashes, at most 63", code="bad_org")
 
