@@ -5,9 +5,13 @@ BIN := $(VENV)/bin
 T ?= tests
 # The others that we are measured beside: apart, so that the tests run on requirements.lock and nothing else.
 OTHERS := .venv-bench
+# The worker's own image: its name, what it is built on (empty: what docker/Dockerfile says), and more for `docker build`.
+IMAGE ?= molecule-worker:latest
+BASE ?=
+BUILD ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up test check format lint types imports scan bench prove docker-engine rabbitmq lock clean
+.PHONY: help venv demo up test check format lint types imports scan bench prove docker-engine rabbitmq image lock clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,9 +48,11 @@ format: venv ## rewrite the files in the one format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: venv ## resolve the dependencies anew and write requirements.lock and requirements-bench.lock
+lock: venv ## resolve the dependencies anew and write the lock files
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra embedded --extra dev --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--constraints requirements.lock --output-file requirements-run.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra bench --constraints requirements.lock --output-file requirements-bench.lock pyproject.toml
 
@@ -77,7 +83,10 @@ prove: venv ## the engine under full chaos, then every hostile test at full size
 	@$(BIN)/python -m tests.prove --part $(or $(PART),1)
 
 ##@ Operate
-docker-engine: ## root on Debian: install and start a Docker engine
+image: ## the worker's own image; IMAGE=name BASE=image BUILD="flags of docker build"
+	@docker build --file docker/Dockerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD) .
+
+docker-engine: ## root on Debian: install and start a Docker engine, and what the tests do with it
 	@sh docker/install-engine.sh
 
 rabbitmq: ## root on Debian: install RabbitMQ for the tests, start nothing

@@ -9,15 +9,26 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 PREFIX = "MOLECULE_WORKER_"
+_FILE = "_FILE"
+#: Bytes; no secret of ours is a tenth of it.
+_FILE_LIMIT = 64 * 1024
 
 
-class UnknownSetting(ValueError):
+class BadSetting(ValueError):
+    """The environment cannot be what its author meant."""
+
+
+class UnknownSetting(BadSetting):
     """A `MOLECULE_WORKER_*` name that no release knows: a typing error must not pass as a default."""
+
+
+class BadSecretFile(BadSetting):
+    """A secret that is said twice, or whose file cannot be read."""
 
 
 def _default_state_dir() -> Path:
@@ -191,7 +202,13 @@ class Settings(BaseModel):
 
 def known_names() -> Mapping[str, str]:
     """Variable name → sentence, for `--help`, the README's table and the refusal below."""
-    return {str(field.alias): str(field.description) for field in Settings.model_fields.values()}
+    names = {str(field.alias): str(field.description) for field in Settings.model_fields.values()}
+    return names | {f"{name}{_FILE}": f"A file that holds {name}, instead of it." for name in secret_names()}
+
+
+def secret_names() -> list[str]:
+    """Settings that a file may hold: whatever is in the environment is seen by everybody who may inspect the container."""
+    return [str(field.alias) for field in Settings.model_fields.values() if SecretStr in get_args(field.annotation)]
 
 
 def refuse_unknown(environment: Mapping[str, str]) -> None:
@@ -208,10 +225,38 @@ def refuse_unknown(environment: Mapping[str, str]) -> None:
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings of this process. Raises UnknownSetting or pydantic's ValidationError (which shows no value)."""
+    """The settings of this process. Raises BadSetting or pydantic's ValidationError; neither shows a value."""
     source = dict(os.environ if environment is None else environment)
     refuse_unknown(source)
-    return Settings.model_validate(source)
+    return Settings.model_validate(source | _from_files(source))
+
+
+def _from_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """Secrets whose `*_FILE` names a file. An empty variable is an unset one, an empty file is an empty variable."""
+    found = {}
+    for name in secret_names():
+        path = environment.get(name + _FILE)
+        if not path:
+            continue
+        if environment.get(name):
+            raise BadSecretFile(f"read settings: {name} and {name}{_FILE} are both set, and one of them would be ignored")
+        found[name] = _secret_in(name, Path(path))
+    return found
+
+
+def _secret_in(name: str, path: Path) -> str:
+    """Without the line's end that editors and `echo` put there; other blanks may belong to a key."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_LIMIT + 1)
+        text = content.decode()
+    except OSError as error:
+        raise BadSecretFile(f"read settings: the file of {name}{_FILE}: {(error.strerror or 'unreadable').lower()}") from None
+    except UnicodeDecodeError:
+        raise BadSecretFile(f"read settings: the file of {name}{_FILE} is not text") from None
+    if len(content) > _FILE_LIMIT:
+        raise BadSecretFile(f"read settings: the file of {name}{_FILE} is too long for a secret")
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 class Runtime(BaseModel):

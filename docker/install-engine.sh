@@ -1,5 +1,6 @@
 #!/bin/sh
-# Brings a Docker engine to a Debian machine and starts it, also in a container without systemd.
+# Brings a Docker engine to a Debian machine and starts it, also in a container without systemd; with it what the tests build and compose
+# images with.
 # Safe to repeat: what is there stays as it is. Usage, as root: sh docker/install-engine.sh
 set -eu
 
@@ -26,9 +27,11 @@ if ! command -v apt-get >/dev/null || [ ! -e /etc/debian_version ]; then
 fi
 
 missing=
-for package in busybox-static git; do
+for package in busybox-static git debootstrap; do
     if lacks "$package"; then missing="$missing $package"; fi
 done
+# Either generation reads docker/compose.yaml; whoever has one keeps it.
+if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then missing="$missing docker-compose"; fi
 # An engine of Docker's own packages conflicts with Debian's, so one that is there is the one to start.
 if [ -z "$engine" ] && ! command -v dockerd >/dev/null; then missing="$missing docker.io iptables"; fi
 

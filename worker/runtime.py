@@ -178,7 +178,7 @@ def _followed(kinds: Mapping[str, Kind], settings: Settings, name: str, opened: 
         return kinds
     from worker.tracing import Tracing  # noqa: PLC0415  because the SDK costs 4 MiB in each process
 
-    tracing = Tracing(process=name)
+    tracing = Tracing(process=name, collector=settings.otlp_endpoint.get_secret_value())
     opened.callback(tracing.close)
     return tracing.follow(kinds)
 

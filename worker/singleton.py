@@ -46,7 +46,8 @@ def bind(address: str) -> socket.socket | None:
         listener.bind((host, int(port)))
     except OSError as error:
         listener.close()
-        if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
+        # A name that is not known yet: in a container it is the network's, and comes with it.
+        if isinstance(error, socket.gaierror) or error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL}:
             return None
         raise
     listener.listen(128)

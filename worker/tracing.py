@@ -6,6 +6,7 @@ attempt and how it ended; never an argument, a fact or the text of an error.
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Thread
@@ -15,6 +16,7 @@ import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -35,14 +37,17 @@ _OUTCOMES: Final = {Done: "done", NotYet: "not_yet", Blocked: "blocked", Spread:
 
 
 class Tracing:
-    """The spans of one process. Settings are the standard OTEL_* variables, which the SDK reads itself."""
+    """The spans of one process. Settings are the standard OTEL_* variables, which the SDK reads itself.
 
-    def __init__(self, *, process: str) -> None:
+    `collector`: OTEL_EXPORTER_OTLP_ENDPOINT where the SDK cannot read it, because a file holds it.
+    """
+
+    def __init__(self, *, process: str, collector: str | None = None) -> None:
         # What they have to say is said once, below, and not at each try.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._provider = TracerProvider(resource=_resource(process), id_generator=_TraceOfJob(), shutdown_on_exit=False)
         # Its queue is bounded and its thread its own: a collector that is away costs spans, never a job's time.
-        self._provider.add_span_processor(BatchSpanProcessor(_ToldOnce(OTLPSpanExporter())))
+        self._provider.add_span_processor(BatchSpanProcessor(_ToldOnce(OTLPSpanExporter(endpoint=_traces_at(collector)))))
         self._tracer = self._provider.get_tracer(_NAME)
 
     def follow(self, kinds: Mapping[str, Kind]) -> dict[str, Kind]:
@@ -108,6 +113,13 @@ def _fail(span: Span, error: BaseException) -> None:
     span.set_attribute("job.outcome", "failed")
     span.set_attribute("error.type", error.code if isinstance(error, WorkerError) else type(error).__name__)
     span.set_status(StatusCode.ERROR)
+
+
+def _traces_at(collector: str | None) -> str | None:
+    """Where the collector takes spans; None where the SDK knows by itself."""
+    if not collector or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT in os.environ:
+        return None
+    return f"{collector.removesuffix('/')}/v1/traces"
 
 
 def _resource(process: str) -> Resource:

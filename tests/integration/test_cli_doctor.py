@@ -101,6 +101,14 @@ def test_a_broken_setting_is_said_and_nothing_else_is_looked_at(shell: Shell) ->
     assert "did you mean MOLECULE_WORKER_SLOTS?" in checks(ran)["settings"]["said"]
 
 
+def test_a_secret_that_is_said_twice_is_a_broken_setting(shell: Shell) -> None:
+    ran = shell("doctor", "--json", DATABASE_URL="postgresql:///hunter2", DATABASE_URL_FILE="/nowhere")
+
+    assert ran.code == 2
+    assert list(checks(ran)) == ["settings"]
+    assert "hunter2" not in ran.out + ran.err
+
+
 def test_a_database_without_our_schema_has_to_be_migrated(shell: Shell, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE worker.alembic_version SET version_num = '9999'"))

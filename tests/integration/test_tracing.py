@@ -207,6 +207,15 @@ def test_a_process_that_leaves_waits_only_briefly_for_a_collector_that_hangs(mon
         assert not leaving.is_alive()
 
 
+def test_spans_go_to_a_collector_whose_address_was_in_a_file() -> None:
+    with collecting() as found:
+        tracing = Tracing(process="tests", collector=f"http://127.0.0.1:{found.port}/")
+        tracing.follow({"toy.make": toy_kind()})["toy.make"].machine.steps[0].do(PASSAGE, Stage())
+        tracing.close()
+
+    assert found.calls == 1
+
+
 def test_logs_of_a_job_carry_its_trace(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     remember(database, toy_kind())
     with process(database, Stage(), toy_kind()):

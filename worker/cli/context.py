@@ -40,7 +40,7 @@ def settings_of_environment() -> "Settings":
 
     try:
         return environment.load()
-    except environment.UnknownSetting as error:
+    except environment.BadSetting as error:
         raise Misconfigured(str(error), hint="correct or unset it") from None
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
