@@ -34,6 +34,9 @@ from worker.engine.machine import Facts
 from worker.engine.walk import Reply
 
 SECONDS = 60.0 if full() else 3.0
+#: When the server looks for deadlocks, milliseconds: clear of the 50 for which a worker's batch waits before it gives up by itself, as
+#: it is by twenty times where nobody set it. A circle that lasts is found all the same.
+CLEAR_MS = 500
 
 
 class Noted:
@@ -53,7 +56,7 @@ class Noted:
         try:
             return call()
         except BaseException as error:
-            self._broken.append(f"worker: {error}")
+            self._broken.append(f"worker: {getattr(error, 'code', error)}")
             raise
 
 
@@ -96,7 +99,7 @@ def refused_for_a_reason(crowd: Crowd) -> bool:
 
 
 def test_whoever_asks_for_one_thing_at_a_time_never_meets_a_deadlock(database: Database) -> None:
-    with scene(database, 50) as (crowd, world, left):
+    with scene(database, CLEAR_MS) as (crowd, world, left):
         crowd.act(SECONDS, [*[somebody] * 8, mortal, mortal])
         everything_ends(crowd, world, left)
 
@@ -106,8 +109,7 @@ def test_whoever_asks_for_one_thing_at_a_time_never_meets_a_deadlock(database: D
 
 
 def test_programs_that_ask_for_several_things_in_order_of_subject_never_meet_a_deadlock(database: Database) -> None:
-    # Above the moment for which a worker's batch waits, as it is by twenty times where nobody set it.
-    with scene(database, 500) as (crowd, world, left):
+    with scene(database, CLEAR_MS) as (crowd, world, left):
         crowd.act(SECONDS, [*[holds_open(in_order=True)] * 6, *[somebody] * 3, mortal])
         everything_ends(crowd, world, left)
 
@@ -123,5 +125,6 @@ def test_programs_that_ask_in_any_order_may_meet_a_deadlock_and_nothing_is_lost_
         crowd.act(SECONDS, [*[holds_open(in_order=False)] * 6, *[somebody] * 2], until=lambda: deadlocks(database) > 0)
         everything_ends(crowd, world, left)
 
-    assert crowd.broken == []
+    # A step whose rows were the victim's is tried again, as the ends show.
+    assert [what for what in crowd.broken if what != "worker: database_busy"] == []
     assert deadlocks(database) > 0

@@ -79,7 +79,7 @@ END $$;
 
 -- Starts as many children as may live at once. The caller writes the parent's decision in the same transaction.
 -- A child whose subject somebody holds in an open transaction is left to the next look, because that one may be waiting for the
--- parent, whose row is ours: 50 ms are far below any deadlock_timeout.
+-- parent, whose row is ours: 50 ms are far below the 1 s after which the server looks for deadlocks, unless somebody set it so low.
 CREATE OR REPLACE FUNCTION worker.start_children(p_parent uuid, p_position int) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
 DECLARE
