@@ -124,7 +124,10 @@ class Simulation:
         for _ in range(self._rng.choice((1, 2, 3))):
             self._start()
         self._plan()
-        self.loop.run(STORM_S + CALM_S, self._over)
+        try:
+            self.loop.run(STORM_S + CALM_S, self._over)
+        finally:
+            self.loop.end()
         if not self._over():
             left = [f"{job.id} {job.state} at {job.position}" for job in self.store.jobs.values()]
             raise Broken(f"after {CALM_S:g} s of calm not all jobs rest: {', '.join(left)}")
