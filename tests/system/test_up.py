@@ -175,7 +175,7 @@ def test_a_failing_provision_shows_its_step_whose_fault_it_is_and_what_to_do(ter
     assert "error: failed to decrypt global secret" in failed.err
     assert "step:  inputs" in failed.err
     assert "fault: this installation's settings or its operator" in failed.err
-    assert "hint:  compare the fingerprint" in failed.err
+    assert "hint:  TOKEN does not open: compare the fingerprint" in failed.err
     shown = shell("workspaces", "show", ident)
     assert "failed" in shown.out.splitlines()[2]
     assert "outside  nothing" in shown.out
