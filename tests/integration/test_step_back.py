@@ -194,7 +194,7 @@ def test_a_step_whose_children_all_rest_spreads_anew_and_another_waits_for_those
             until(lambda: len(column(database, "SELECT id FROM worker.jobs WHERE kind = 'toy.child'")) > 1)
             until(lambda: state(database, job) == "blocked")
         else:
-            until(lambda: status(database, job)["waiting_for"] == "1 of 1 jobs")
+            until(lambda: status(database, job)["waiting_for"] == "1 of 1 job")
 
     assert len(column(database, "SELECT id FROM worker.jobs WHERE kind = 'toy.child'")) == (2 if ended else 1)
     assert len(column(database, "SELECT number FROM worker.children")) == 1

@@ -144,5 +144,10 @@ def test_flower_shows_the_workers_with_their_queues_and_the_jobs_as_tasks(over_r
             return any(task["name"] == "workspace.provision" and job in task["kwargs"] for task in tasks for job in jobs)
 
         until(told, within=PATIENCE, what="Flower heard of a job's task")
-        alive = client.get("/api/workers", params={"status": "true"}).raise_for_status().json()
-        assert {name: alive[name] for name in seen} == dict.fromkeys(seen, True)
+
+        def alive() -> bool:
+            # Known by their signs of life, which it hears every few seconds.
+            heard = client.get("/api/workers", params={"status": "true"}).raise_for_status().json()
+            return {name: heard.get(name) for name in seen} == dict.fromkeys(seen, True)
+
+        until(alive, within=PATIENCE, what="Flower counts both as alive")
