@@ -277,7 +277,7 @@ def test_a_postgres_and_a_redis_that_were_killed_are_started_again_where_they_we
         until(lambda: doctor_is_content(shell), within=30, what="all is well again")
 
         assert {mends[name] for name in ("postgres", "redis", "broker")} == {
-            "`up` starts it again within seconds; where it does not, read what `up` says"
+            "`up` starts it again within seconds once it has ended; where it does not, read what `up` says"
         }
         assert stack.running(folder) == before
         assert [w["id"] for w in json.loads(shell("workspaces", "list", "--json").out)] == [ident]

@@ -9,6 +9,7 @@ import pytest
 import requests
 from docker.errors import APIError, DockerException
 
+from tests.specs import ID, SHAPE, SPEC
 from worker.backends.docker_errors import error_of, is_gone
 from worker.backends.docker_network import gateway_of, oldest
 from worker.backends.docker_shape import CAPABILITIES, Shape, container_config, environment_list, restart_policy_of
@@ -17,22 +18,8 @@ from worker.backends.mounts import Bind, Volume, refuse_directory, workspace_mou
 from worker.backends.names import Owner, owner_of, planned_things, volume_names
 from worker.backends.tar import archive
 from worker.backends.tiers import Size, sizes_of
-from worker.domain import JobId, Presence, Secret, WorkspaceId, WorkspaceSpec
+from worker.domain import Presence, Secret
 from worker.errors import BackendBusy, Fatal, Misconfigured, Refused, Retryable, Unreachable, WorkerError
-
-ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-SPEC = WorkspaceSpec(
-    workspace_id=WorkspaceId(ID),
-    job_id=JobId("11111111-2222-4333-8444-555555555555"),
-    org="acme",
-    runtime="langgraph",
-    tier=2,
-    image="image:tag",
-    environment={"A": Secret("1")},
-    files={},
-    defaults={},
-)
-SHAPE = Shape(installation="here")
 
 
 def config(sessions: bool = False, shape: Shape = SHAPE, **changes: Any) -> dict[str, Any]:

@@ -5,25 +5,12 @@ from typing import Any
 
 import pytest
 
+from tests.specs import ID, SHAPE, SPEC
 from worker.backends.docker_shape import Shape, container_config
 from worker.backends.names import planned_things
 from worker.backends.tiers import Reach, Size, reach_of, refuse_tier, sizes_of
-from worker.domain import JobId, Secret, WorkspaceId, WorkspaceSpec
 from worker.errors import Blame, Refused
 
-ID = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
-SPEC = WorkspaceSpec(
-    workspace_id=WorkspaceId(ID),
-    job_id=JobId("11111111-2222-4333-8444-555555555555"),
-    org="acme",
-    runtime="langgraph",
-    tier=2,
-    image="image:tag",
-    environment={"A": Secret("1")},
-    files={},
-    defaults={},
-)
-SHAPE = Shape(installation="here")
 SOCKET = {"Type": "bind", "Source": "/var/run/docker.sock", "Target": "/var/run/docker.sock"}
 
 

@@ -97,7 +97,7 @@ def _queues(connection: Connection, here: str) -> Iterator[Finding]:
     need does not answer. Before, it may be about to be started, or to start again.
     """
     for found in gauges.unserved(connection):
-        count = f"{'at least ' if found.more else ''}{found.jobs} due job{'s' if found.jobs > 1 else ''}"
+        count = f"{'at least ' if found.more else ''}{words.count(found.jobs, 'due job')}"
         wait = "wait" if found.jobs > 1 else "waits"
         said = (
             f"{count} {wait} for a worker that serves {found.queue}, the oldest for {words.duration(found.age * 1000)}; none lives"

@@ -68,7 +68,7 @@ def _of_embedded(own: "Settings", finding: Finding) -> Finding:
     url = stack.running(own.state_dir).get("DATABASE_URL")
     if url is None or own.database_url is None or own.database_url.get_secret_value() != url:
         return finding
-    return replace(finding, mend="`up` starts it again within seconds; where it does not, read what `up` says")
+    return replace(finding, mend="`up` starts it again within seconds once it has ended; where it does not, read what `up` says")
 
 
 def _summary(own: "Settings") -> str:
